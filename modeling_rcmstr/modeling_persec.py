@@ -1,0 +1,31 @@
+"""The models of PerSec (AAAI 2022, doi:10.1609/aaai.v36i2.20062): stroke and semantic context perceivers for scene text recognition."""
+
+from .configuration_persec import PerSecConfig
+from .modeling_text_recognition import (
+    ForConditionalGeneration,
+    ForTextRecognition,
+    TextRecognitionModel,
+    TextRecognitionPreTrainedModel,
+)
+
+
+class PerSecPreTrainedModel(TextRecognitionPreTrainedModel):
+    """What every PerSec model shares."""
+
+    config: PerSecConfig
+
+
+class PerSecModel(PerSecPreTrainedModel, TextRecognitionModel):
+    """The PerSec encoder: words in, feature map out."""
+
+
+class PerSecForTextRecognition(PerSecPreTrainedModel, ForTextRecognition):
+    """PerSec encoder with a CTC head."""
+
+    model_class = PerSecModel
+
+
+class PerSecForConditionalGeneration(PerSecPreTrainedModel, ForConditionalGeneration):
+    """PerSec encoder with an attention head and `generate()`."""
+
+    model_class = PerSecModel
