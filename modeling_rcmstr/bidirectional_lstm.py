@@ -18,8 +18,8 @@ class BidirectionalLSTM(nn.Module):
 
         Args:
             sequence: (B, T, C).
-            frame_mask: (B, T) True for real frames, which come first; None when all are real. The backward direction
-                starts at each word's own last frame, so padding never reaches a real frame.
+            frame_mask: (B, T) True for real frames, which come first; None when all are real. The backward
+                direction starts at each word's own last frame, so padding never reaches a real frame.
 
         Returns:
             (B, T, output_size); zero at padded frames.
@@ -28,7 +28,9 @@ class BidirectionalLSTM(nn.Module):
             return self.projection(self.lstm(sequence)[0])
         lengths = frame_mask.sum(1).cpu()
         packed = pack_padded_sequence(sequence, lengths, batch_first=True, enforce_sorted=False)
-        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=sequence.shape[1])
+        hidden, _ = pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=sequence.shape[1]
+        )
         return self.projection(hidden) * frame_mask[..., None]
 
 

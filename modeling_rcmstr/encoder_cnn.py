@@ -1,7 +1,7 @@
-"""The ResNet of word recognisers (FAN, arXiv:1709.02054; the "R" of TRBA, arXiv:1904.01906), dense and sparse in one class.
+"""The ResNet of word recognisers (FAN, arXiv:1709.02054; TRBA, arXiv:1904.01906), dense and sparse in one.
 
-Every convolution is free of bias and followed by batch norm and ReLU; blocks keep the resolution, and only the poolings and
-the two last convolutions reduce it. A 32xW word becomes one row of W/4 + 1 frames.
+Every convolution is free of bias and followed by batch norm and ReLU; blocks keep the resolution, and only
+the poolings and the two last convolutions reduce it. A 32xW word becomes one row of W/4 + 1 frames.
 
 Encoder contract (the ViT has the same): `encoder(pixel_values, visible=None, pixel_mask=None)` →
 `EncoderOutput`, with attributes `out_channels` and `stride = (vertical, horizontal)`.
@@ -27,43 +27,52 @@ class EncoderOutput(ModelOutput):
         frame_mask: (B, w') True for columns that belong to the word, None when no word is padded.
         hidden_states: feature maps of the stem and of each stage or layer.
         attentions: attention weights of each layer, where there are any and they were asked for.
+        active: (B, 1, h', w') for each of the CNN's `hidden_states`, 1 where a position takes part; None when
+            all do.
     """
 
     last_hidden_state: Tensor | None = None
     frame_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    active: tuple[Tensor, ...] | None = None
 
 
-def valid_columns(pixel_mask: Tensor | None, patch_size: int, height: int, width: int) -> Tensor | None:
+def valid_columns(pixel_mask: Tensor | None, patch_size: int, size: tuple[int, int, int]) -> Tensor | None:
     """Count the unpadded patch columns of each word.
 
     Args:
         pixel_mask: (B, H, W) 1 for the word, 0 for padding on its right, or None.
         patch_size: pixels of a column.
-        height: H that the images have.
-        width: W that the images have.
+        size: (B, H, W) of the images.
 
     Returns:
         (B,) columns, or None without a mask.
 
     Raises:
-        ValueError: when a mask has another size or the valid width is no multiple of `patch_size`.
+        ValueError: when the width is no positive multiple of `patch_size`, or a mask has another size, is not
+            the word's columns followed by padding, or its valid width is no positive multiple of
+            `patch_size`.
     """
-    if width % patch_size:
+    width = size[2]
+    if width < 1 or width % patch_size:
         raise ValueError(
-            f"the image width must be a multiple of {patch_size}, got {width}; let the image processor resize or pad it."
+            f"the image width must be a positive multiple of {patch_size}, got {width}; "
+            "let the image processor resize or pad it."
         )
     if pixel_mask is None:
         return None
-    if pixel_mask.shape[-2:] != (height, width):
+    if tuple(pixel_mask.shape) != size:
+        raise ValueError(f"`pixel_mask` must be {size} like `pixel_values`, got {tuple(pixel_mask.shape)}.")
+    real = pixel_mask != 0
+    pixels = real[:, 0].sum(-1)
+    expected = torch.arange(width, device=real.device) < pixels[:, None]  # (B, W)
+    wrong = (pixels < 1) | (pixels % patch_size != 0) | (real != expected[:, None]).flatten(1).any(1)
+    if bool(wrong.any()):
         raise ValueError(
-            f"`pixel_mask` must be (B, {height}, {width}) like `pixel_values`, got {tuple(pixel_mask.shape)}."
-        )
-    pixels = pixel_mask[:, 0].sum(-1)
-    if bool((pixels % patch_size).any()) or bool((pixels == 0).any()):
-        raise ValueError(
-            f"valid widths in `pixel_mask` must be positive multiples of {patch_size}, got {pixels.tolist()}; "
+            f"each word of `pixel_mask` must be 1 over a positive multiple of {patch_size} columns from the "
+            f"left and 0 to their right; words {wrong.nonzero().flatten().tolist()} are not "
+            f"(columns: {pixels.tolist()}): "
             "resize each word to such a width and pad on the right (the image processor does)."
         )
     return pixels // patch_size
@@ -89,7 +98,9 @@ class ConvLayer(nn.Module):
         self.normalization = SparseBatchNorm2d(out_channels)
         self.activation = activation
 
-    def forward(self, feature_map: Tensor, active: Tensor | None = None, update_statistics: bool = True) -> Tensor:
+    def forward(
+        self, feature_map: Tensor, active: Tensor | None = None, update_statistics: bool = True
+    ) -> Tensor:
         """Return (B, C', H', W'); `active` belongs to the output."""
         feature_map = self.convolution(feature_map, active)
         feature_map = self.normalization(feature_map, active, update_statistics)
@@ -108,7 +119,9 @@ class ResidualBlock(nn.Module):
         if in_channels != out_channels:
             self.shortcut = ConvLayer(in_channels, out_channels, kernel_size=1, padding=0, activation=False)
 
-    def forward(self, feature_map: Tensor, active: Tensor | None = None, update_statistics: bool = True) -> Tensor:
+    def forward(
+        self, feature_map: Tensor, active: Tensor | None = None, update_statistics: bool = True
+    ) -> Tensor:
         """Return (B, C', H, W)."""
         residual = self.second(self.first(feature_map, active, update_statistics), active, update_statistics)
         if self.shortcut is not None:
@@ -143,7 +156,8 @@ class CNNStage(nn.Module):
             ResidualBlock(in_channels if index == 0 else out_channels, out_channels) for index in range(depth)
         )
         self.closing = nn.ModuleList(
-            ConvLayer(out_channels, out_channels, kernel, stride, padding) for kernel, stride, padding in closing
+            ConvLayer(out_channels, out_channels, kernel, stride, padding)
+            for kernel, stride, padding in closing
         )
 
     def forward(
@@ -156,7 +170,7 @@ class CNNStage(nn.Module):
             feature_map = F.max_pool2d(feature_map, 2, stride, padding)
             if active is not None:
                 active, widths = downsample_active(active, widths, (2, 2), stride, padding)
-                feature_map = feature_map * active
+                feature_map = feature_map * active.to(feature_map.dtype)
         for block in self.blocks:
             feature_map = block(feature_map, active, update_statistics)
         for layer, (kernel, stride, padding) in zip(self.closing, self.closing_geometry, strict=True):
@@ -193,14 +207,15 @@ class CNNEncoder(nn.Module):
         pixel_values: Tensor,
         visible: Tensor | None = None,
         pixel_mask: Tensor | None = None,
-        output_attentions: bool = False,
+        output_attentions: bool = False,  # noqa: ARG002
         update_statistics: bool = True,
     ) -> EncoderOutput:
         """Encode words.
 
         Args:
             pixel_values: (B, C, 32, W); W a multiple of 4.
-            visible: (B, 1, 8, W/4) True where a 4x4 unit may be seen; None for all. Hidden pixels have no influence.
+            visible: (B, 1, 8, W/4) True where a 4x4 unit may be seen; None for all. Hidden pixels have no
+                influence.
             pixel_mask: (B, 32, W) 1 for the word, 0 for padding on its right; None when no word is padded.
             output_attentions: accepted for the contract's sake; a CNN has none.
             update_statistics: whether batch norm moves its running statistics in training mode.
@@ -209,28 +224,37 @@ class CNNEncoder(nn.Module):
             A (B, C, 1, W/4 + 1) map; `hidden_states` holds the stem's map and those of the four stages.
 
         Raises:
-            ValueError: for a height other than 32, a width that is no multiple of 4, or masks that do not fit.
+            ValueError: for a height other than 32, a width that is no multiple of 4, or masks that do not
+                fit.
         """
         batch, _, height, width = pixel_values.shape
         if height != 32:
             raise ValueError(f"the cnn encoder reads words 32 pixels high, got {height}; resize them to 32.")
-        columns = valid_columns(pixel_mask, 4, height, width)
-        active = pixel_activity(visible, columns, (batch, height, width), 4)
+        size = (batch, height, width)
+        columns = valid_columns(pixel_mask, 4, size)
+        active = pixel_activity(visible, columns, size, 4)
         widths = None if columns is None else columns * 4
         if active is not None:
+            # Not a product: whatever stands in a hidden place, also infinity, must have no influence.
+            pixel_values = pixel_values.masked_fill(~active, 0.0)
             active = active.to(pixel_values.dtype)
-            pixel_values = pixel_values * active
         feature_map = pixel_values
+        if self.training:
+            # On a CPU, the statistics of batch norm take half the time in this layout. Without them, a wide
+            # network reads single words twice as fast in the other one, so reading keeps what it is given.
+            feature_map = feature_map.contiguous(memory_format=torch.channels_last)
         for layer in self.stem:
             feature_map = layer(feature_map, active, update_statistics)
-        hidden_states = [feature_map]
+        hidden_states, activities = [feature_map], [active]
         for stage in self.stages:
             feature_map, active, widths = stage(feature_map, active, widths, update_statistics)
             hidden_states.append(feature_map)
+            activities.append(active)
         frame_mask = None
         if widths is not None:
             frame_mask = torch.arange(feature_map.shape[-1], device=feature_map.device) < widths[:, None]
-        return EncoderOutput(feature_map, frame_mask, tuple(hidden_states))
+        known = tuple(active for active in activities if active is not None)
+        return EncoderOutput(feature_map, frame_mask, tuple(hidden_states), active=known or None)
 
 
 def pixel_activity(
@@ -250,7 +274,8 @@ def pixel_activity(
         visible = torch.ones(grid, dtype=torch.bool, device=columns.device)
     if tuple(visible.shape) != grid:
         raise ValueError(
-            f"`visible` must be {grid} for {height}x{width} images in {unit}x{unit} units, got {tuple(visible.shape)}."
+            f"`visible` must be {grid} for {height}x{width} images in {unit}x{unit} units, "
+            f"got {tuple(visible.shape)}."
         )
     visible = visible.bool()
     if columns is not None:

@@ -1,8 +1,9 @@
 """A vision transformer on the rectangular patch grid of a word; same contract as `encoder_cnn`.
 
-Positions are absolute in rows and columns and tied to no width: fixed sine-cosine pairs (as in DiG, arXiv:2207.00193), or a
-learned row table plus a learned column table (PerSec). Padded columns are excluded as keys; hidden units are replaced by a mask
-token before positions are added (SimMIM, arXiv:2111.09886), so the same network serves both passes.
+Positions are absolute in rows and columns and tied to no width: fixed sine-cosine pairs (as in DiG,
+arXiv:2207.00193), or a learned row table plus a learned column table (PerSec). Padded columns are excluded as
+keys; hidden units are replaced by a mask token before positions are added (SimMIM, arXiv:2111.09886), so the
+same network serves both passes.
 """
 
 import math
@@ -15,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_text_recognition import TextRecognitionConfig
-from .encoder_cnn import EncoderOutput, valid_columns
+from .encoder_cnn import EncoderOutput, pixel_activity, valid_columns
 
 
 def sincos_positions(rows: int, columns: int, hidden_size: int, device: torch.device) -> Tensor:
@@ -41,7 +42,7 @@ def eager_attention_forward(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs: object,
+    **kwargs: object,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention written out; returns (B, N, heads, C/heads) and the weights (B, heads, N, N)."""
     scores = query @ key.transpose(2, 3) * scaling
@@ -130,7 +131,7 @@ class ViTEncoder(nn.Module):
         visible: Tensor | None = None,
         pixel_mask: Tensor | None = None,
         output_attentions: bool = False,
-        update_statistics: bool = True,
+        update_statistics: bool = True,  # noqa: ARG002
     ) -> EncoderOutput:
         """Encode words.
 
@@ -149,14 +150,26 @@ class ViTEncoder(nn.Module):
         """
         batch, _, height, width = pixel_values.shape
         if height != self.config.image_size[0]:
-            raise ValueError(f"this vit reads words {self.config.image_size[0]} pixels high, got {height}; resize them.")
-        columns = valid_columns(pixel_mask, self.config.patch_size, height, width)
+            raise ValueError(
+                f"this vit reads words {self.config.image_size[0]} pixels high, got {height}; resize them."
+            )
+        size = (batch, height, width)
+        columns = valid_columns(pixel_mask, self.config.patch_size, size)
+        active = pixel_activity(visible, columns, size, self.config.patch_size)
+        if active is not None:
+            # Not a product: whatever stands in a hidden place, also infinity, must have no influence.
+            pixel_values = pixel_values.masked_fill(~active, 0.0)
         patches = self.patch_embedding(pixel_values)  # (B, C, h, w)
         grid = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2)  # (B, h·w, C)
         if visible is not None:
-            tokens = self._hide(tokens, visible, (batch, 1, *grid))
-        tokens = tokens + self._positions(*grid, device=tokens.device).to(tokens.dtype)
+            if self.mask_token is None:
+                raise ValueError(
+                    "`visible` needs a mask token: build the encoder with `use_mask_token=True`."
+                )
+            hidden = ~visible.bool().flatten(1)[..., None]  # (B, h·w, 1)
+            tokens = torch.where(hidden, self.mask_token.to(tokens.dtype), tokens)
+        tokens = tokens + self._positions(grid[0], grid[1], tokens.device).to(tokens.dtype)
         frame_mask = attention_mask = None
         if columns is not None:
             frame_mask = torch.arange(grid[1], device=tokens.device) < columns[:, None]  # (B, w)
@@ -171,18 +184,12 @@ class ViTEncoder(nn.Module):
         maps = tuple(states.transpose(1, 2).reshape(batch, -1, *grid) for states in hidden_states)
         return EncoderOutput(maps[-1], frame_mask, maps, tuple(attentions) or None)
 
-    def _hide(self, tokens: Tensor, visible: Tensor, grid: tuple[int, ...]) -> Tensor:
-        if self.mask_token is None:
-            raise ValueError("`visible` needs a mask token: build the encoder with `use_mask_token=True`.")
-        if tuple(visible.shape) != grid:
-            raise ValueError(f"`visible` must be {grid} for these images, got {tuple(visible.shape)}.")
-        return torch.where(visible.bool().flatten(1)[..., None], tokens, self.mask_token.to(tokens.dtype))
-
     def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
         if self.row_embedding is None or self.column_embedding is None:
             return sincos_positions(rows, columns, self.config.hidden_size, device)
         row = self.row_embedding(torch.arange(rows, device=device))
-        # Beyond the table the last column is used again: a word's positions must not depend on its batch's width.
+        # Beyond the table the last column is used again: a word's positions must not depend on its batch's
+        # width.
         index = torch.arange(columns, device=device).clamp(max=self.config.max_position_columns - 1)
         return (row[:, None] + self.column_embedding(index)[None]).flatten(0, 1)  # (h·w, C)
 

@@ -1,4 +1,4 @@
-"""The models of PerSec (AAAI 2022, doi:10.1609/aaai.v36i2.20062): stroke and semantic context perceivers for scene text recognition."""
+"""Recognisers of PerSec (AAAI 2022, doi:10.1609/aaai.v36i2.20062); pretraining: `pretraining_persec`."""
 
 from .configuration_persec import PerSecConfig
 from .modeling_text_recognition import (
@@ -13,6 +13,8 @@ class PerSecPreTrainedModel(TextRecognitionPreTrainedModel):
     """What every PerSec model shares."""
 
     config: PerSecConfig
+    # A recogniser that starts from a pretraining checkpoint leaves the perceivers behind.
+    _keys_to_ignore_on_load_unexpected = [r"^(stroke|semantic)_perceiver\."]
 
 
 class PerSecModel(PerSecPreTrainedModel, TextRecognitionModel):

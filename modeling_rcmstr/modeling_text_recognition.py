@@ -1,75 +1,34 @@
-"""The recognisers that both families share; `modeling_rcmstr` and `modeling_persec` bind them to their configurations.
+"""The recognisers that both families share; each family binds them to its configuration.
 
     pixel_values → rectifier? → encoder (CNN or ViT) → LSTM layers? → feature map → CTC head | attention head
 
-`ForTextRecognition` reads with CTC, `ForConditionalGeneration` with attention and the library's `generate()`. They are two
-classes, because a class either generates or does not.
+`ForTextRecognition` reads with CTC, `ForConditionalGeneration` with attention and the library's `generate()`.
+They are two classes, because a class either generates or does not.
 """
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .bidirectional_lstm import stack_bilstm
 from .configuration_text_recognition import TextRecognitionConfig
 from .encoder_cnn import CNNEncoder, EncoderOutput
 from .encoder_vit import ViTEncoder
+from .pretrained_text_recognition import TextRecognitionPreTrainedModel
 from .recognition_heads import (
     AttentionHead,
     CTCHead,
     LSTMDecoderState,
     TextRecognitionOutput,
+    attention_loss,
     check_labels,
     feature_sequence,
     shift_right,
 )
 from .rectification import ThinPlateSplineRectifier
-
-
-class TextRecognitionPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what loading needs to know."""
-
-    config: TextRecognitionConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["ViTLayer", "ResidualBlock"]
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _input_embed_layer = "encoder"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise one module; tensors that were loaded are left alone."""
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, (nn.LSTM, nn.LSTMCell)):
-            bound = module.hidden_size**-0.5
-            for parameter in module.parameters():
-                init.uniform_(parameter, -bound, bound)
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=0.02 if self.config.encoder_type == "vit" else module.in_features**-0.5)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, ViTEncoder):
-            if module.mask_token is not None:
-                init.trunc_normal_(module.mask_token, std=0.02)
-        elif isinstance(module, ThinPlateSplineRectifier):
-            # The points depend on nothing but the bias at first, so training starts from a fixed, known grid.
-            init.zeros_(module.points.weight)
-            init.copy_(module.points.bias, module.initial_points().flatten())
-        else:
-            super()._init_weights(module)
 
 
 class TextRecognitionModel(TextRecognitionPreTrainedModel):
@@ -92,10 +51,6 @@ class TextRecognitionModel(TextRecognitionPreTrainedModel):
         self.out_channels = size if config.encoder_bilstm_layers else self.encoder.out_channels
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the layer that takes pixels."""
-        return self.encoder.stem if self.config.encoder_type == "cnn" else self.encoder.patch_embedding
-
     @can_return_tuple
     def forward(
         self,
@@ -105,7 +60,7 @@ class TextRecognitionModel(TextRecognitionPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         update_statistics: bool = True,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> EncoderOutput:
         """Encode words.
 
@@ -124,18 +79,26 @@ class TextRecognitionModel(TextRecognitionPreTrainedModel):
         Raises:
             ValueError: for image sizes or masks that do not fit, naming the rule.
         """
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+        channels = self.config.num_channels
+        if (
+            pixel_values.ndim != 4
+            or pixel_values.shape[1] != channels
+            or not pixel_values.is_floating_point()
+        ):
             raise ValueError(
-                f"`pixel_values` must be (batch, {self.config.num_channels}, height, width), got {tuple(pixel_values.shape)}; "
-                "prepare images with the checkpoint's image processor."
+                f"`pixel_values` must be floats (batch, {channels}, height, width), got {pixel_values.dtype} "
+                f"{tuple(pixel_values.shape)}; prepare images with the checkpoint's image processor."
             )
+        pixel_values = pixel_values.to(self.dtype)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if self.rectifier is not None:
             if pixel_mask is not None:
                 raise ValueError(
-                    "the tps rectifier reads words of one width: resize to a fixed size (`keep_aspect_ratio=False`) "
-                    "or build the model with `rectifier_type='none'`."
+                    "the tps rectifier reads words of one width: resize to a fixed size "
+                    "(`keep_aspect_ratio=False`) or build the model with `rectifier_type='none'`."
                 )
             pixel_values = self.rectifier(pixel_values)
         output = self.encoder(pixel_values, visible, pixel_mask, bool(output_attentions), update_statistics)
@@ -145,7 +108,7 @@ class TextRecognitionModel(TextRecognitionPreTrainedModel):
                 sequence = layer(sequence, frame_mask)
             output.last_hidden_state = sequence.transpose(1, 2)[:, :, None]  # (B, C', 1, T)
         if not output_hidden_states:
-            output.hidden_states = None
+            output.hidden_states = output.active = None
         return output
 
 
@@ -159,7 +122,8 @@ class ForTextRecognition(TextRecognitionPreTrainedModel):
         super().__init__(config)
         if config.decoder_type != "ctc":
             raise ValueError(
-                f"{type(self).__name__} reads with CTC, the configuration has decoder_type={config.decoder_type!r}; "
+                f"{type(self).__name__} reads with CTC, the configuration has "
+                f"decoder_type={config.decoder_type!r}; "
                 "use the ForConditionalGeneration class, or set decoder_type='ctc'."
             )
         self.model = self.model_class(config)
@@ -174,7 +138,7 @@ class ForTextRecognition(TextRecognitionPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> TextRecognitionOutput:
         """Score the characters of each frame.
 
@@ -190,7 +154,8 @@ class ForTextRecognition(TextRecognitionPreTrainedModel):
             `loss`, `logits` (B, T, V), `frame_mask` (B, T) or None, and what was asked for.
 
         Raises:
-            ValueError: for unusable images, label ids outside the vocabulary, or labels longer than the frames.
+            ValueError: for unusable images, label ids outside the vocabulary, or labels longer than the
+                frames.
         """
         encoded = self.model(
             pixel_values,
@@ -216,16 +181,25 @@ class ForConditionalGeneration(TextRecognitionPreTrainedModel, GenerationMixin):
         super().__init__(config)
         if config.decoder_type != "attention":
             raise ValueError(
-                f"{type(self).__name__} reads with attention, the configuration has decoder_type={config.decoder_type!r}; "
+                f"{type(self).__name__} reads with attention, the configuration has "
+                f"decoder_type={config.decoder_type!r}; "
                 "use the ForTextRecognition class, or set decoder_type='attention'."
             )
         self.model = self.model_class(config)
         self.head = AttentionHead(config, self.model.out_channels)
         self.post_init()
-        if self.generation_config is not None:
-            self.generation_config.max_new_tokens = config.max_text_length + 1  # the end token counts
+        self.complete_generation_config()
 
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
+    def complete_generation_config(self) -> None:
+        """Fill in what `generate()` needs and a checkpoint of another class lacks: special ids, a length."""
+        options = self.generation_config
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            if getattr(options, name) is None:
+                setattr(options, name, getattr(self.config, name))
+        if options.max_new_tokens is None and options.max_length is None:
+            options.max_new_tokens = self.config.max_text_length + 1  # the end token counts
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:  # noqa: ARG002
         """Return the part that `generate()` runs once."""
         return self.model
 
@@ -246,7 +220,7 @@ class ForConditionalGeneration(TextRecognitionPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> Seq2SeqLMOutput:
         """Score the character that follows each decoder input.
 
@@ -259,7 +233,8 @@ class ForConditionalGeneration(TextRecognitionPreTrainedModel, GenerationMixin):
             labels: (B, L) character ids and the end token, padded with -100; give the loss.
             use_cache: return the state in `past_key_values`.
             output_hidden_states: return the feature maps of the encoder's stages.
-            output_attentions: return the attention over frames, one (B, 1, L, T) tensor in `cross_attentions`.
+            output_attentions: return the attention over frames, one (B, 1, L, T) tensor in
+                `cross_attentions`, and the ViT's attention weights (attention implementation "eager").
             kwargs: options of the library's loops that do not concern this model.
 
         Returns:
@@ -268,40 +243,52 @@ class ForConditionalGeneration(TextRecognitionPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: for unusable images or label ids, or when there is nothing to decode.
         """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("give `pixel_values`, or `encoder_outputs` of `get_encoder()`.")
             encoder_outputs = self.model(
-                pixel_values, pixel_mask=pixel_mask, output_hidden_states=output_hidden_states, return_dict=True
+                pixel_values,
+                pixel_mask=pixel_mask,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+                return_dict=True,
             )
+        feature_map, start = encoder_outputs.last_hidden_state, self.config.decoder_start_token_id
+        assert feature_map is not None
+        assert start is not None
         if labels is not None:
-            check_labels(labels, self.config.vocab_size, reserved=(self.config.pad_token_id,))
+            reserved = (self.config.pad_token_id, self.config.bos_token_id)
+            check_labels(labels, len(feature_map), self.config.vocab_size, reserved)
+            if decoder_input_ids is None:
+                decoder_input_ids = shift_right(labels, start, self.config.pad_token_id)
         if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError("give `labels` for a loss, `decoder_input_ids` for scores, or call `generate()`.")
-            decoder_input_ids = shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
+            raise ValueError(
+                "give `labels` for a loss or `decoder_input_ids` for scores, or call `generate()`."
+            )
         state = past_key_values
         if state is None:
-            state = self.head.start(encoder_outputs.last_hidden_state, encoder_outputs.frame_mask)
+            state = self.head.start(feature_map, encoder_outputs.frame_mask)
         decoded = self.head(decoder_input_ids, state)
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(decoded.logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
         return Seq2SeqLMOutput(
-            loss=loss,
+            loss=None if labels is None else attention_loss(decoded.logits, labels),
             logits=decoded.logits,
-            past_key_values=state if use_cache else None,
+            past_key_values=state if use_cache else None,  # type: ignore[arg-type]
             cross_attentions=(decoded.attention[:, None],) if output_attentions else None,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_last_hidden_state=feature_map,
             encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         decoder_input_ids: Tensor,
         past_key_values: LSTMDecoderState | None = None,
         encoder_outputs: EncoderOutput | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> dict[str, Any]:
         """Choose what one step of `generate()` reads: the ids that the state has not seen."""
         if past_key_values is not None:

@@ -1,8 +1,9 @@
 """The two heads that turn a feature map into characters: CTC, and an LSTM with additive attention.
 
-Both follow the decoder evaluation of RCLSTR (arXiv:2308.00508): two bidirectional LSTM layers first, then a linear layer with CTC
-(Graves et al. 2006), or the attention decoder of TRBA (arXiv:1904.01906) on gated features (SCATTER, arXiv:2003.11288). Decoding to
-text is in `text_decoding`; beam search and sampling come from `generate()`.
+Both follow the decoder evaluation of RCLSTR (arXiv:2308.00508): two bidirectional LSTM layers first, then a
+linear layer with CTC (Graves et al. 2006), or the attention decoder of TRBA (arXiv:1904.01906) on gated
+features (SCATTER, arXiv:2003.11288). Decoding to text is in `text_decoding`; beam search and sampling come
+from `generate()`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ class TextRecognitionOutput(ModelOutput):
     Args:
         loss: mean over words of the negative log-likelihood per character, in nats; with `labels` only.
         logits: (B, T, V) class scores of each frame; class 0 is the blank.
-        frame_mask: (B, T) True for frames that belong to the word; None when no word is padded.
+        frame_mask: (B, T) True for frames that belong to the word, False for padding, whose scores are those
+            of a certain blank; None when no word is padded.
         hidden_states: feature maps of the encoder's stages, on request.
         attentions: attention weights of the encoder, on request.
     """
@@ -35,7 +37,9 @@ class TextRecognitionOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def feature_sequence(feature_map: Tensor, frame_mask: Tensor | None, tokens: bool = False) -> tuple[Tensor, Tensor | None]:
+def feature_sequence(
+    feature_map: Tensor, frame_mask: Tensor | None, tokens: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Flatten a (B, C, h, w) map to frames: the mean over rows of each column, or every cell with `tokens`.
 
     Returns:
@@ -49,21 +53,33 @@ def feature_sequence(feature_map: Tensor, frame_mask: Tensor | None, tokens: boo
     return feature_map.flatten(2).transpose(1, 2), frame_mask
 
 
-def check_labels(labels: Tensor, vocab_size: int, reserved: tuple[int, ...]) -> None:
-    """Refuse label ids that no character has.
+def check_labels(labels: Tensor, batch_size: int, vocab_size: int, reserved: tuple[int | None, ...]) -> None:
+    """Refuse labels of another shape and ids that no character has.
 
     Raises:
-        ValueError: for ids outside the vocabulary or in `reserved`; padding is -100.
+        ValueError: for labels that are not (batch_size, L), padding before a character, and ids outside the
+            vocabulary or in `reserved`; padding is -100.
     """
-    real = labels[labels != -100]
+    if labels.ndim != 2 or len(labels) != batch_size:
+        raise ValueError(
+            f"`labels` must be (batch, length) with a row for each of the {batch_size} words, "
+            f"got {tuple(labels.shape)}."
+        )
+    present = labels != -100
+    if bool((present[:, 1:] & ~present[:, :-1]).any()):
+        raise ValueError("`labels` must hold a word's ids first and -100 only after them.")
+    real = labels[present]
     if real.numel() and (int(real.min()) < 0 or int(real.max()) >= vocab_size):
         raise ValueError(
             f"`labels` must be character ids in 0..{vocab_size - 1} padded with -100, got "
             f"{int(real.min())}..{int(real.max())}; encode the text with the checkpoint's own tokenizer."
         )
     for token in reserved:
-        if bool((real == token).any()):
-            raise ValueError(f"`labels` hold id {token}, which is not a character; pad labels with -100.")
+        if token is not None and bool((real == token).any()):
+            raise ValueError(
+                f"`labels` hold id {token}, which pads or starts a text and is no character; "
+                "pad labels with -100."
+            )
 
 
 def ctc_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor | None) -> Tensor:
@@ -75,10 +91,11 @@ def ctc_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor | None) -> Tenso
         frame_mask: (B, T) or None.
 
     Raises:
-        ValueError: when a label needs more frames than its word has (one per character, and one blank between equal ones).
+        ValueError: for unusable labels, and when a label needs more frames than its word has (one per
+            character, and one blank between equal ones).
     """
-    check_labels(labels, logits.shape[-1], reserved=(0,))
-    batch, frames, _ = logits.shape
+    batch, frames, vocab_size = logits.shape
+    check_labels(labels, batch, vocab_size, reserved=(0,))
     present = labels != -100
     target_lengths = present.sum(1)
     input_lengths = frame_mask.sum(1) if frame_mask is not None else target_lengths.new_full((batch,), frames)
@@ -87,8 +104,9 @@ def ctc_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor | None) -> Tenso
     for row, gap in enumerate(missing):
         if gap > 0:
             raise ValueError(
-                f"label {row} needs {int(target_lengths[row] + repeats[row])} frames ({int(target_lengths[row])} characters and "
-                f"{int(repeats[row])} blanks between equal neighbours), the word has {int(input_lengths[row])}; "
+                f"label {row} needs {int(target_lengths[row] + repeats[row])} frames "
+                f"({int(target_lengths[row])} characters and {int(repeats[row])} blanks between equal "
+                f"neighbours), the word has {int(input_lengths[row])}; "
                 "CTC cannot align it: resize the word wider or leave it out."
             )
     log_probabilities = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
@@ -114,16 +132,23 @@ class CTCHead(nn.Module):
         for layer in self.recurrent:
             sequence = layer(sequence, frame_mask)
         logits = self.classifier(sequence)  # (B, T, V)
+        if frame_mask is not None:
+            # Padded frames are blank for certain: decoding that ignores the mask gives the same text.
+            blank = torch.full_like(logits[:1, :1], torch.finfo(logits.dtype).min)
+            blank[..., 0] = 0.0
+            logits = torch.where(frame_mask[..., None], logits, blank)
         loss = ctc_loss(logits, labels, frame_mask) if labels is not None else None
         return TextRecognitionOutput(loss=loss, logits=logits, frame_mask=frame_mask)
 
 
 class LSTMDecoderState:
-    """What the attention decoder keeps between steps of `generate()`: its LSTM state, and what it attends to."""
+    """What the attention decoder keeps between steps of `generate()`: LSTM state and what it attends to."""
 
     is_compileable = False
 
-    def __init__(self, hidden: Tensor, cell: Tensor, memory: Tensor, keys: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, hidden: Tensor, cell: Tensor, memory: Tensor, keys: Tensor, bias: Tensor | None
+    ) -> None:
         """Start a text.
 
         Args:
@@ -138,7 +163,7 @@ class LSTMDecoderState:
             self.tensors["bias"] = bias
         self.length = 0
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Return how many characters were read."""
         return self.length
 
@@ -157,7 +182,7 @@ class AttentionHeadOutput(ModelOutput):
 
 
 class AttentionHead(nn.Module):
-    """One-layer LSTM that attends additively over the frames and reads its previous character as a one-hot vector."""
+    """One-layer LSTM that attends additively over the frames and reads its previous character as one-hot."""
 
     def __init__(self, config: TextRecognitionConfig, input_size: int) -> None:
         """Build from the head fields of the configuration."""
@@ -168,11 +193,10 @@ class AttentionHead(nn.Module):
         # SCATTER's gate concatenates the encoder's features with LSTM features of the same size.
         recurrent_size = input_size if config.head_feature_gate else hidden
         self.recurrent = stack_bilstm(input_size, hidden, recurrent_size, config.head_bilstm_layers)
-        memory_size = recurrent_size if config.head_bilstm_layers else input_size
-        self.gate = None
-        if config.head_feature_gate:
-            memory_size += input_size
-            self.gate = nn.Linear(memory_size, memory_size)
+        memory_size = input_size
+        if config.head_bilstm_layers:
+            memory_size = recurrent_size + input_size if config.head_feature_gate else recurrent_size
+        self.gate = nn.Linear(memory_size, memory_size) if config.head_feature_gate else None
         self.memory_projection = nn.Linear(memory_size, hidden, bias=False)
         self.state_projection = nn.Linear(hidden, hidden)
         self.attention_score = nn.Linear(hidden, 1, bias=False)
@@ -186,7 +210,8 @@ class AttentionHead(nn.Module):
         for layer in self.recurrent:
             memory = layer(memory, frame_mask)
         if self.gate is not None:
-            memory = torch.cat([features, memory], dim=-1)
+            if len(self.recurrent):
+                memory = torch.cat([features, memory], dim=-1)
             memory = memory * self.gate(memory)
         bias = None
         if frame_mask is not None:
@@ -216,6 +241,17 @@ class AttentionHead(nn.Module):
         state.length += decoder_input_ids.shape[1]
         logits = self.classifier(torch.stack(hiddens, dim=1))  # (B, L, V)
         return AttentionHeadOutput(logits=logits, attention=torch.stack(attentions, dim=1))
+
+
+def attention_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy per character of (B, L, V) scores against (B, L) labels padded with -100.
+
+    Raises:
+        ValueError: when there is no label at all.
+    """
+    if bool((labels == -100).all()):
+        raise ValueError("`labels` hold nothing; a word without characters still has its end token.")
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
 
 
 def shift_right(labels: Tensor, start_id: int, pad_id: int) -> Tensor:

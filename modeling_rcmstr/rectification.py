@@ -1,7 +1,8 @@
 """Thin-plate-spline rectifier of word images (RARE, arXiv:1603.03915; the "T" of TRBA).
 
-A small network finds control points along the upper and lower edge of the text; the spline through them tells where each
-pixel of the straightened word comes from. It learns from the recogniser's loss alone: no point is ever labelled.
+A small network finds control points along the upper and lower edge of the text; the spline through them tells
+where each pixel of the straightened word comes from. It learns from the recogniser's loss alone: no point is
+ever labelled.
 """
 
 import torch
@@ -30,8 +31,8 @@ def fiducial_points(num_points: int, top: tuple[float, float], bottom: tuple[flo
 def thin_plate_grid(points: Tensor, height: int, width: int) -> Tensor:
     """Turn control points into a sampling grid.
 
-    The output's control points are the edges of the straightened image (y = -1 and y = 1); the spline maps each of its
-    pixel centres into the input, passing through `points`.
+    The output's control points are the edges of the straightened image (y = -1 and y = 1); the spline maps
+    each of its pixel centres into the input, passing through `points`.
 
     Args:
         points: (B, F, 2) where the control points lie in the input, in -1 .. 1.
@@ -62,14 +63,36 @@ def _radial_basis(distance: Tensor) -> Tensor:
     return distance.square() * torch.log(distance + 1e-6)
 
 
+class ControlPoints(nn.Linear):
+    """Linear layer to control points that starts as a constant: training begins with a fixed, known grid."""
+
+    def __init__(self, in_features: int, num_points: int, initialization: str) -> None:
+        """Build; `initialization` is "identity" (the image's edges) or "curved" (RARE, Fig. 6a)."""
+        super().__init__(in_features, num_points * 2)
+        self.num_points = num_points
+        self.initialization = initialization
+
+    def initial_bias(self) -> Tensor:
+        """Return the (num_points * 2,) bias before training; the weight starts at zero."""
+        if self.initialization == "curved":
+            return fiducial_points(self.num_points, (0.0, -1.0), (1.0, 0.0)).flatten()
+        return fiducial_points(self.num_points, (-1.0, -1.0), (1.0, 1.0)).flatten()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in_features) to (B, num_points, 2) in float64, which autocast leaves alone.
+
+        In bfloat16 the coordinates would be off by a quarter of a pixel.
+        """
+        points = F.linear(features.double(), self.weight.double(), self.bias.double())
+        return points.reshape(-1, self.num_points, 2)
+
+
 class ThinPlateSplineRectifier(nn.Module):
     """Find control points in a word image and straighten it."""
 
     def __init__(self, num_channels: int, num_points: int = 20, initialization: str = "identity") -> None:
-        """Build the localisation network: four 3x3 convolutions (64, 128, 256, 512 channels) and two linear layers."""
+        """Build the localisation network: convolutions (64, 128, 256, 512 channels) and two linear layers."""
         super().__init__()
-        self.num_points = num_points
-        self.initialization = initialization
         layers: list[nn.Module] = []
         sizes = [num_channels, 64, 128, 256, 512]
         for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
@@ -81,19 +104,14 @@ class ThinPlateSplineRectifier(nn.Module):
             layers.append(nn.MaxPool2d(2, 2) if index < 3 else nn.AdaptiveAvgPool2d(1))
         self.localization = nn.Sequential(*layers)
         self.hidden = nn.Linear(512, 256)
-        self.points = nn.Linear(256, num_points * 2)
-
-    def initial_points(self) -> Tensor:
-        """Return the (num_points, 2) control points before training: the image's edges, or RARE's curved start."""
-        if self.initialization == "curved":
-            return fiducial_points(self.num_points, (0.0, -1.0), (1.0, 0.0))
-        return fiducial_points(self.num_points, (-1.0, -1.0), (1.0, 1.0))
+        self.points = ControlPoints(256, num_points, initialization)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Straighten (B, C, H, W) images; the result has the same shape."""
         features = self.localization(pixel_values).flatten(1)  # (B, 512)
-        points = self.points(F.relu(self.hidden(features))).reshape(-1, self.num_points, 2)
-        grid = thin_plate_grid(points, pixel_values.shape[-2], pixel_values.shape[-1])
-        # The grid holds pixel centres and `align_corners` addresses corner pixels: the image shrinks by at most half a
-        # pixel at its borders. Kept, because released TRBA weights were trained with it.
-        return F.grid_sample(pixel_values, grid, padding_mode="border", align_corners=True)
+        points = self.points(F.relu(self.hidden(features)))
+        grid = thin_plate_grid(points, pixel_values.shape[-2], pixel_values.shape[-1]).float()
+        # The grid holds pixel centres and `align_corners` addresses corner pixels: the image shrinks by at
+        # most half a pixel at its borders. Kept, because released TRBA weights were trained with it.
+        straightened = F.grid_sample(pixel_values.float(), grid, padding_mode="border", align_corners=True)
+        return straightened.to(pixel_values.dtype)
