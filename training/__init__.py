@@ -1,0 +1,1 @@
+"""Making checkpoints: run from a clone with `python -m training.…`; not installed with the package."""

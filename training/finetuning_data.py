@@ -1,0 +1,102 @@
+"""The data of a fine-tuning run: its sources opened, split into trained and held-out words, mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.arguments import FinetuningArguments
+from training.collation import BatchNormaliser, LabelEncoder, WordResizer
+from training.evaluation import EvaluationSet, choose_rows, prepare_evaluation_set
+from training.recogniser import frames_of
+from training.training_batches import ChunkMaker, TrainingBatches
+from training.word_mixture import MixturePart, WordMixture
+from training.word_sources import RenderedSource, WordSource, open_source, split_by_group
+
+# Rendered words that are evaluated come from this far into the sequence; no run trains on that many.
+RENDERED_HELD_OUT_START = 1 << 40
+
+
+def build_data(
+    arguments: FinetuningArguments, model: Any, processor: Any
+) -> tuple[TrainingBatches, list[EvaluationSet], dict[str, Any]]:
+    """Open the sources, split off what is held out, and make the training batches and evaluation sets.
+
+    Returns:
+        Batches, sets, and what the training record says about the data.
+    """
+    data, run, settings = arguments.data, arguments.run, arguments.optimisation
+    resizer = WordResizer(processor.image_processor)
+    attention = model.config.is_encoder_decoder
+    encoder = LabelEncoder(
+        processor.tokenizer,
+        data.out_of_charset,
+        max_length=model.config.max_text_length if attention else None,
+        frames=None if attention else frames_of(model.config),
+    )
+    parts: list[MixturePart] = []
+    sets: list[EvaluationSet] = []
+    record: list[dict[str, Any]] = []
+    for name, weight in data.train_sources.items():
+        source = open_source(name)
+        train_rows, held_out, dropped = split_source(source, arguments, encoder)
+        rendered = isinstance(source, RenderedSource)
+        strength = data.rendered_augmentation_strength if rendered else data.augmentation_strength
+        parts.append(MixturePart(source, float(weight), train_rows, float(strength)))
+        chosen = choose_rows(held_out, data.eval_words, run.seed)
+        if len(chosen):
+            sets.append(prepare_evaluation_set(short_name(name, sets), source, chosen, resizer))
+        record.append(
+            {
+                "source": name,
+                "weight": weight,
+                "augmentation_strength": strength,
+                "rows": source.size,
+                "trained_on": None if train_rows is None else len(train_rows),
+                "held_out": None if train_rows is None else len(held_out),
+                "outside_the_charset": dropped,
+            }
+        )
+    for set_name, name in (data.eval_sources or {}).items():
+        source = open_source(name)
+        rows = np.arange(source.size if source.size is not None else data.eval_words)
+        sets.append(
+            prepare_evaluation_set(set_name, source, choose_rows(rows, data.eval_words, run.seed), resizer)
+        )
+    maker = ChunkMaker(
+        WordMixture(parts, run.seed), resizer, encoder, settings.batch_size, data.bucket_batches, run.seed
+    )
+    batches = TrainingBatches(
+        maker,
+        BatchNormaliser(processor.image_processor, settings.channels_last),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        workers=data.data_workers,
+        niceness=run.worker_niceness,
+    )
+    counted = {words.name: len(words.texts) + len(words.unreadable) for words in sets}
+    return batches, sets, {"seed": run.seed, "sources": record, "evaluated_words": counted}
+
+
+def split_source(
+    source: WordSource, arguments: FinetuningArguments, encoder: LabelEncoder
+) -> tuple[np.ndarray | None, np.ndarray, int]:
+    """Choose rows to train on (None: all of an endless source) and rows held out; count unusable labels."""
+    data, run = arguments.data, arguments.run
+    if source.size is None:
+        return None, RENDERED_HELD_OUT_START + np.arange(data.eval_words), 0
+    train_rows, held_out = split_by_group(source, float(data.held_out_fraction), run.seed)
+    usable = np.array([encoder.clean(source.text(int(row))) is not None for row in train_rows], dtype=bool)
+    return train_rows[usable], held_out, int((~usable).sum())
+
+
+def short_name(name: str, sets: Sequence[EvaluationSet]) -> str:
+    """A short, new name for a source's held-out words: the stem of its file or folder, or its kind."""
+    kind, _, place = name.partition("?")[0].partition(":")
+    stem = Path(place).stem if kind != "rendered" and place else kind
+    taken = {words.name for words in sets}
+    candidates = (stem, *(f"{stem}_{number}" for number in range(2, len(taken) + 3)))
+    return next(candidate for candidate in candidates if candidate not in taken)

@@ -1,0 +1,129 @@
+"""The processes of a run: Accelerate, with DeepSpeed or without, on GPUs or on CPU with gloo.
+
+What can go wrong silently is refused here. Under `torchrun` a DeepSpeed configuration is named by the setting
+`deepspeed`; under `accelerate launch` by the launcher's own file. Several CPU processes are started with
+`torchrun`: `accelerate launch --cpu --num_processes 2` starts one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
+
+from training.pretraining_arguments import PretrainingOptimisationArguments
+
+# What DeepSpeed must not do, because the run does it: the optimizer, its rates and its precision.
+REFUSED_SECTIONS = {
+    "optimizer": "the run's `optimizer` and `learning_rate` decide",
+    "scheduler": "the run's `schedule` decides",
+    "fp16": "set `bf16: true` in the run's settings",
+    "bf16": "it casts the weights to bfloat16; set `bf16: true` in the run's settings, which does not",
+}
+
+
+def make_accelerator(settings: PretrainingOptimisationArguments, family: str) -> Accelerator:
+    """Join the run's processes.
+
+    Args:
+        settings: of the run.
+        family: model type, "rcmstr" or "persec".
+
+    Raises:
+        ValueError: for a DeepSpeed configuration that cannot be right for this run, or a launcher's setting
+            that contradicts the run's.
+        RuntimeError: when the processes did not find each other.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched == "fp16" or (launched == "bf16" and not settings.bf16):
+        raise ValueError(
+            f"the launcher asks for mixed precision {launched!r}: set `bf16: true` in the run's settings and "
+            "`mixed_precision: 'no'` in the launcher's."
+        )
+    config = deepspeed_config(settings, family)
+    handlers: list[Any] = []
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would find out by itself, and warn
+    if not torch.cuda.is_available() and (expected > 1 or config is not None):
+        # Without this, DeepSpeed on CPU leaves every process alone with `num_processes == 1`.
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    accelerator = Accelerator(
+        # With `cpu=True`, DeepSpeed would be ignored.
+        cpu=config is None and not torch.cuda.is_available(),
+        mixed_precision="no",  # the run autocasts itself, alike with and without DeepSpeed
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        deepspeed_plugin=None
+        if config is None
+        else DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False),
+        kwargs_handlers=handlers,
+        step_scheduler_with_optimizer=False,
+    )
+    if accelerator.num_processes != expected:
+        raise RuntimeError(
+            f"{expected} processes were started and {accelerator.num_processes} found each other; start CPU "
+            "processes with `torchrun --nproc_per_node N -m training.run_pretraining …`."
+        )
+    return accelerator
+
+
+def deepspeed_config(settings: PretrainingOptimisationArguments, family: str) -> dict[str, Any] | None:
+    """The run's DeepSpeed configuration with what its settings decide filled in; None without DeepSpeed.
+
+    Raises:
+        ValueError: when the file is missing, sets what the run decides, or names a stage that cannot be
+            right.
+    """
+    place = settings.deepspeed
+    if place is None and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        place = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        if place in (None, "", "none"):
+            raise ValueError(
+                "the launcher uses DeepSpeed without a configuration file; name one, for example "
+                "training/configs/deepspeed_zero2.json, as `deepspeed_config_file`."
+            )
+    if place is None:
+        return None
+    if not Path(place).is_file():
+        raise ValueError(f"`deepspeed`: the file {place!r} does not exist.")
+    config = json.loads(Path(place).read_text(encoding="utf-8"))
+    for section, remedy in REFUSED_SECTIONS.items():
+        if section in config and config[section] != {"enabled": False}:
+            raise ValueError(f"{place}: leave out the section {section!r}: {remedy}.")
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if stage == 3 and family == "rcmstr":
+        raise ValueError(
+            f"{place}: ZeRO stage 3 and RCMSTR do not go together. The momentum encoder is a float32 copy of "
+            "all weights on every process and follows them at every update, so weights that are spread over "
+            "the processes would be gathered whole each time, and nothing would be saved. Use stage 1 or 2, "
+            "for example training/configs/deepspeed_zero2.json."
+        )
+    return config | {
+        "train_micro_batch_size_per_gpu": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "gradient_clipping": float(settings.max_grad_norm),
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": settings.bf16, "dtype": "bfloat16"},
+    }
+
+
+def zero_stage(accelerator: Accelerator) -> int:
+    """The ZeRO stage of the run; 0 without DeepSpeed."""
+    plugin = (
+        accelerator.state.deepspeed_plugin
+        if accelerator.distributed_type == DistributedType.DEEPSPEED
+        else None
+    )
+    return 0 if plugin is None else int(plugin.zero_stage)
