@@ -1,0 +1,182 @@
+"""Pretraining on several processes: gloo, two nodes, DeepSpeed ZeRO-2 and ZeRO-3, each against one process.
+
+Each start of two processes takes ten seconds and more, most of it imports; the first DeepSpeed run of a
+machine compiles a collective once.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_rcmstr import PerSecModel
+from modeling_rcmstr.pretraining_persec import PerSecForPreTraining
+from tests.pretraining_settings import checkpoint_tensors, losses_of, write_run, write_words
+from training.run_pretraining import main
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "training" / "configs"
+# One step more than the checkpoint that a run is taken up from.
+STEPS = 3
+RCMSTR_SETTINGS: dict[str, Any] = {
+    "optimizer": "sgd",
+    "learning_rate": 0.0001,
+    "max_steps": STEPS,
+    "save_steps": 1,
+    "keep_checkpoints": STEPS,
+}
+PERSEC_SETTINGS: dict[str, Any] = {
+    **RCMSTR_SETTINGS,
+    "optimizer": "adamw",
+    "batchnorm": "local",
+    "batch_size": 4,
+}
+
+pytestmark = pytest.mark.slow
+needs_deepspeed = pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("ninja", path=str(Path(sys.executable).parent)) is None,
+    reason="DeepSpeed on CPU compiles its collective with g++ and ninja",
+)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_words(tmp_path_factory.mktemp("words") / "words")
+
+
+@pytest.fixture(scope="module")
+def one_process(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RCMSTR's CNN on one process with all 8 words."""
+    folder = tmp_path_factory.mktemp("one")
+    assert main([str(write_run(folder, words, batch_size=8, **RCMSTR_SETTINGS))]) == 0
+    return folder / "run"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(config: Path, *settings: str, nodes: int = 1) -> None:
+    """Run two processes, on one node or on two that meet at a port."""
+    port = free_port()
+    started = []
+    for node in range(nodes):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nnodes={nodes}",
+            f"--node_rank={node}",
+            f"--nproc_per_node={2 // nodes}",
+            "--master_addr=127.0.0.1",
+            f"--master_port={port}",
+            "-m",
+            "training.run_pretraining",
+            str(config),
+            *settings,
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=280)[0] for process in started]
+    assert all(process.returncode == 0 for process in started), "\n".join(outputs)
+
+
+def assert_close(run: Path, expected: Path, tolerance: float) -> None:
+    """Losses, weights, momentum encoder and queues of the last checkpoint agree."""
+    assert losses_of(run) == pytest.approx(losses_of(expected), rel=tolerance)
+    last = f"checkpoints/checkpoint-{STEPS}"
+    for file in ("model.safetensors", "objective.safetensors"):
+        found, wanted = load_file(str(run / last / file)), load_file(str(expected / last / file))
+        assert found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            difference = (found[name].float() - tensor.float()).abs().max()
+            assert difference <= tolerance * max(1.0, float(tensor.float().abs().max())), (name, difference)
+
+
+def take_up(run: Path, copy: Path) -> None:
+    """Copy a run without its last update."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / f"checkpoints/checkpoint-{STEPS}")
+    shutil.rmtree(copy / "final")
+
+
+def assert_same_bits(run: Path, expected: Path) -> None:
+    last = f"checkpoints/checkpoint-{STEPS}"
+    found, wanted = checkpoint_tensors(run / last), checkpoint_tensors(expected / last)
+    assert found.keys() == wanted.keys()
+    assert [name for name, tensor in wanted.items() if not torch.equal(found[name], tensor)] == []
+
+
+def test_two_nodes_with_half_of_the_words_each_equal_one_process(
+    tmp_path: Path, words: Path, one_process: Path
+) -> None:
+    """Synchronised batch norm, gathered keys, masks of the whole update: the same run to 1e-4."""
+    start(write_run(tmp_path, words, batch_size=4, **RCMSTR_SETTINGS), nodes=2)
+    assert_close(tmp_path / "run", one_process, 1e-4)
+
+
+@needs_deepspeed
+def test_zero_2_equals_one_process_and_goes_on_bit_for_bit(
+    tmp_path: Path, words: Path, one_process: Path
+) -> None:
+    config = write_run(tmp_path, words, batch_size=4, **RCMSTR_SETTINGS)
+    zero = f"deepspeed={CONFIGS / 'deepspeed_zero2.json'}"
+    start(config, zero)
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert_close(run, one_process, 1e-4)
+    parts = sorted(path.name for path in (run / "checkpoints/checkpoint-1").glob("optimizer-*.safetensors"))
+    assert parts == ["optimizer-00000.safetensors", "optimizer-00001.safetensors"]
+    take_up(run, again)
+    start(config, zero, f"output_dir={again}", "resume=true")
+    assert_same_bits(again, run)
+
+
+@needs_deepspeed
+def test_zero_3_trains_persec_saves_it_whole_and_goes_on(tmp_path: Path, words: Path) -> None:
+    """Two processes under ZeRO-3 against one process with two accumulated batches: every draw is the same."""
+    one = write_run(tmp_path / "one", words, "persec", gradient_accumulation_steps=2, **PERSEC_SETTINGS)
+    assert main([str(one)]) == 0
+    config = write_run(tmp_path / "two", words, "persec", **PERSEC_SETTINGS)
+    zero = f"deepspeed={CONFIGS / 'deepspeed_zero3.json'}"
+    start(config, zero)
+    run, again = tmp_path / "two/run", tmp_path / "again"
+    assert losses_of(run) == pytest.approx(losses_of(tmp_path / "one/run"), rel=1e-5)
+    models = [
+        PerSecForPreTraining.from_pretrained(place / "final").train() for place in (run, tmp_path / "one/run")
+    ]
+    pixels = torch.rand(3, 3, 32, 64)
+    for name in ("stroke_contrastive_loss", "semantic_diversity_loss", "stroke_feature_penalty"):
+        found, wanted = (model(pixels, generator=torch.Generator().manual_seed(0))[name] for model in models)
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-4), name
+    assert PerSecModel.from_pretrained(run / "final")(pixels).last_hidden_state.shape[0] == 3
+    take_up(run, again)
+    start(config, zero, f"output_dir={again}", "resume=true")
+    assert_same_bits(again, run)
+
+
+def test_shuffled_keys_of_two_processes_are_those_of_their_words(tmp_path: Path, words: Path) -> None:
+    """A ViT has no batch norm, so encoding keys elsewhere changes nothing: the same run to 1e-4."""
+    settings = {**RCMSTR_SETTINGS, "batchnorm": "shuffled"}
+    assert main([str(write_run(tmp_path / "one", words, "rcmstr", "vit", batch_size=8, **settings))]) == 0
+    start(write_run(tmp_path / "two", words, "rcmstr", "vit", batch_size=4, **settings))
+    assert_close(tmp_path / "two/run", tmp_path / "one/run", 1e-4)

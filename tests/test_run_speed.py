@@ -1,0 +1,146 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.word_folders import save_untrained, write_words
+from training.metrics import score_words
+from training.run_speed import Reader, ReaderResult, alternate, compare, load_words, main, peer_reader
+
+Words = list[tuple[Image.Image, str]]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_config: Callable[..., Any]) -> Path:
+    """A saved recogniser that has learned nothing."""
+    return save_untrained(tmp_path / "checkpoint", tiny_config)
+
+
+@pytest.fixture
+def fake_peer(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A package `rapidocr` that reads the blue of the first pixel; gives the calls that it saw."""
+    calls: list[dict[str, Any]] = []
+
+    class RapidOCR:
+        def __init__(self, params: dict[str, Any]) -> None:
+            calls.append(params)
+
+        def __call__(self, image: np.ndarray, **options: bool) -> None:
+            calls.append(options)
+
+        def text_rec(self, inputs: Any) -> SimpleNamespace:
+            return SimpleNamespace(txts=[str(image[0, 0, 0]) for image in inputs.img])
+
+    package, typings = ModuleType("rapidocr"), ModuleType("rapidocr.ch_ppocr_rec.typings")
+    package.RapidOCR = RapidOCR  # type: ignore[attr-defined]
+    typings.TextRecInput = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rapidocr", package)
+    monkeypatch.setitem(sys.modules, "rapidocr.ch_ppocr_rec", ModuleType("rapidocr.ch_ppocr_rec"))
+    monkeypatch.setitem(sys.modules, "rapidocr.ch_ppocr_rec.typings", typings)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "3.0")
+    return calls
+
+
+def coloured(blue: int) -> np.ndarray:
+    return np.full((32, 64, 3), (1, 2, blue), np.uint8)
+
+
+def test_the_peer_gets_blue_first_and_the_given_threads(fake_peer: list[dict[str, Any]]) -> None:
+    reader = peer_reader(threads=2, batch_size=16)
+    assert reader.read([coloured(7), coloured(9)]) == ["7", "9"]
+    assert reader.name == "rapidocr 3.0"
+    assert fake_peer[0]["EngineConfig.onnxruntime.intra_op_num_threads"] == 2
+    assert fake_peer[0]["Rec.rec_batch_num"] == 16
+    assert fake_peer[1] == {"use_det": False, "use_cls": False, "use_rec": True}
+
+
+def test_a_missing_peer_is_said_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing: ModuleType | None = None
+    monkeypatch.setitem(sys.modules, "rapidocr", missing)
+    with pytest.raises(ValueError, match="pip install rapidocr onnxruntime"):
+        peer_reader(1, 1)
+
+
+def test_readers_take_turns_and_every_round_turns_the_order() -> None:
+    order = []
+
+    def reader(name: str) -> Reader:
+        def read(images: list[np.ndarray]) -> list[str]:
+            order.append(name)
+            return ["a"] * len(images)
+
+        return Reader(name, read)
+
+    results = alternate([reader("A"), reader("B")], [coloured(0)] * 3, ["a", "a", "b"], rounds=3)
+    assert "".join(order) == "AB" + "AB" + "BA" + "AB"
+    assert [len(result.words_per_second) for result in results] == [3, 3]
+    assert results[0].scores.word_accuracy == pytest.approx(2 / 3)
+
+
+def test_the_ratio_is_taken_within_rounds() -> None:
+    scores = score_words(["a"], ["a"])
+    ours, peer = ReaderResult("ours", [100, 50, 90], scores), ReaderResult("peer", [10, 10, 30], scores)
+    comparison = compare(ours, peer)
+    assert (comparison.low, comparison.median, comparison.high) == (3, 5, 10)
+
+
+def test_words_that_cannot_be_read_are_left_out_for_both(
+    tmp_path: Path, eight_words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_words(tmp_path / "words", eight_words)
+    (folder / "3.png").write_bytes(b"broken")
+    images, labels, _ = load_words([str(folder)], None)
+    assert len(images) == len(labels) == 7
+    assert eight_words[3][1] not in labels
+    assert np.array_equal(images[0], np.asarray(eight_words[0][0]))
+    assert "left out" in capsys.readouterr().err
+
+
+def test_the_command_compares_and_writes(
+    checkpoint: Path,
+    tmp_path: Path,
+    eight_words: Words,
+    fake_peer: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, output = write_words(tmp_path / "words", eight_words), tmp_path / "speed.json"
+    threads = torch.get_num_threads()
+    options = ["--checkpoint", str(checkpoint), "--threads", "1", "--rounds", "2", "--output", str(output)]
+    assert main([str(folder), *options]) == 0
+    torch.set_num_threads(threads)
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert [reader["name"] for reader in report["readers"]] == ["ours", "rapidocr 3.0"]
+    assert report["ratio"]["low"] <= report["ratio"]["median"] <= report["ratio"]["high"]
+    assert "ratio ours / rapidocr 3.0: median" in capsys.readouterr().out
+
+
+def test_our_own_speed_needs_no_peer(
+    checkpoint: Path,
+    tmp_path: Path,
+    eight_words: Words,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missing: ModuleType | None = None
+    monkeypatch.setitem(sys.modules, "rapidocr", missing)
+    folder = write_words(tmp_path / "words", eight_words)
+    threads = torch.get_num_threads()
+    assert (
+        main([str(folder), "--checkpoint", str(checkpoint), "--threads", "1", "--rounds", "1", "--no-peer"])
+        == 0
+    )
+    torch.set_num_threads(threads)
+    assert "ratio" not in capsys.readouterr().out
+
+
+def test_numbers_are_positive(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--rounds", "0"])
+    assert "--rounds must be at least 1" in capsys.readouterr().err
