@@ -99,7 +99,7 @@ def test_a_coin_chooses_the_view_of_each_level() -> None:
         model.config.query_views = query_views
         terms = model(first, second, order=order).terms
         expected[query_views] = [
-            float(terms[f"{level}_contrastive"]) for level in ("frame", "subword", "word")
+            terms[f"{level}_contrastive"].item() for level in ("frame", "subword", "word")
         ]
     for index in range(3):
         seen = {round(side[index], 4) for side in sides}

@@ -5,12 +5,11 @@
     python -m training.measure_pretraining_step size=paper batch_size=256 device=cuda precision=bf16
 
 A step is: keys by the momentum copy, all terms, gradients, one SGD update. The straightforward way follows
-the papers line by
-line: one encoder pass for each of plain, rearranged and masked words, masks multiplied into dense maps after
-every layer, a loop over levels, and for every loss its own product with the queue. Both ways take turns, so
-that what else the machine does burdens both; on a CPU the time is that of the process, not of the clock.
-Before timing, losses and gradients of both are compared in the mode in which they must agree
-(`joint_views=False`).
+the papers line by line: one encoder pass for each of plain, rearranged and masked words, masks multiplied
+into dense maps after every layer, a loop over levels, and for every loss its own product with the queue. Both
+ways take turns, so that what else the machine does burdens both; on a CPU the time is that of the process,
+not of the clock. Before timing, losses and gradients of both are compared in float64, each view in a pass of
+its own (`joint_views=False`).
 """
 
 from __future__ import annotations

@@ -105,7 +105,9 @@ class Objective(ABC):
 
 def derive_seed(*numbers: int) -> int:
     """One seed of several numbers; different numbers give unrelated seeds."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # Their count comes first: a sequence with zeros at its end would be the same as without them.
+    sequence = np.random.SeedSequence((len(numbers), *numbers))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def make_objective(

@@ -3,8 +3,6 @@
 Sizes of a model and weights of its losses are no settings of a run: they are in the model's `model.json`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
