@@ -49,7 +49,7 @@ class ColumnColours(nn.Module):
 
 
 def probe_of(
-    tmp_path: Path, config: Any, train: int = 64, evaluate: int = 32, updates: int = 150
+    tmp_path: Path, config: Any, train: int = 64, evaluate: int = 32, updates: int = 200
 ) -> OnlineProbe:
     settings = ProbeArguments(
         probe_source=write_coloured_words(tmp_path / "words", train + evaluate),

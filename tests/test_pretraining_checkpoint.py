@@ -49,7 +49,7 @@ def test_other_processes_may_go_on_when_the_update_stays_the_same(tmp_path: Path
     ],
 )
 def test_a_run_that_cannot_go_on_exactly_is_refused(
-    tmp_path: Path, saved: dict[str, int], now: dict[str, int], match: str
+    tmp_path: Path, saved: dict[str, Any], now: dict[str, Any], match: str
 ) -> None:
     place = write_progress(tmp_path / "other", **saved)
     with pytest.raises(ValueError, match=match):

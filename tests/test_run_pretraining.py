@@ -185,7 +185,13 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path, words: Path) ->
             assert torch.allclose(tensor.float(), second[name].float(), rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("settings", [{"activation_checkpointing": True}, {"compile_backend": "eager"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"activation_checkpointing": True},
+        pytest.param({"compile_backend": "eager"}, marks=pytest.mark.slow),
+    ],
+)
 def test_memory_and_speed_switches_change_no_result(
     tmp_path: Path, words: Path, settings: dict[str, Any]
 ) -> None:

@@ -34,7 +34,7 @@ from training.recogniser import frames_of
 from training.word_sources import open_source
 
 BATCH_SIZE = 64
-LEARNING_RATE = 0.003
+LEARNING_RATE = 0.005
 WARMUP = 0.1
 
 

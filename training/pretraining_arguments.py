@@ -194,7 +194,7 @@ class ProbeArguments:
     probe_steps: int | None = None
     probe_train_words: int = 512
     probe_eval_words: int = 256
-    probe_updates: int = 200
+    probe_updates: int = 300
     probe_charset: str = "alphanumeric-36"
 
     def validate_probe(self) -> None:

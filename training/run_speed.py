@@ -165,7 +165,7 @@ def peer_reader(threads: int, batch_size: int) -> Reader:
             f"the peer is not installed ({error}): `pip install rapidocr onnxruntime`, or measure our own "
             "speed with --no-peer."
         ) from error
-    engine = RapidOCR(
+    engine: Any = RapidOCR(
         params={
             "Global.log_level": "error",
             "Rec.rec_batch_num": batch_size,
