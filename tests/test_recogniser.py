@@ -101,6 +101,11 @@ def test_another_charset_gives_a_new_last_layer_and_keeps_the_encoder(checkpoint
     assert processor.tokenizer.charset != CharacterTokenizer(charset="alphanumeric-36").charset
 
 
+def test_an_encoder_of_other_sizes_is_refused_instead_of_starting_at_random(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="weights of the encoder in .* have other sizes"):
+        build_recogniser(run(str(checkpoint), model_settings={"embedding_sizes": [16, 8]}))
+
+
 def test_a_ctc_checkpoint_becomes_an_attention_recogniser_with_its_encoder(checkpoint: Path) -> None:
     old, _ = build_recogniser(run(str(checkpoint)))
     new, processor = build_recogniser(run(str(checkpoint), model_settings={"decoder_type": "attention"}))

@@ -83,7 +83,7 @@ def test_a_run_leaves_a_log_checkpoints_and_a_model_to_go_on_with(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in encoder_weights.items())
 
 
-def test_two_runs_of_one_seed_are_one_run_with_or_without_a_probe_and_log(
+def test_two_runs_of_one_seed_are_one_run_with_or_without_a_probe_log_and_worker(
     tmp_path: Path, words: Path
 ) -> None:
     plain = write_run(tmp_path / "plain", words, log_steps=4)
@@ -97,6 +97,7 @@ def test_two_runs_of_one_seed_are_one_run_with_or_without_a_probe_and_log(
         probe_steps=1,
         picture_steps=1,
         tensorboard=True,
+        data_workers=1,
     )
     other = write_run(tmp_path / "other", words, seed=1)
     for config in (plain, watched, other):

@@ -42,7 +42,7 @@ class RunProgress:
         batches_per_update: accumulated batches; the data's position is counted in them.
         world_size: number of processes.
         zero_stage: of DeepSpeed; 0 without.
-        counts: words read and unreadable, by source.
+        counts: words that the main process has read, and unreadable ones, by source.
     """
 
     step: int = 0

@@ -20,6 +20,7 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from training.pretraining_arguments import PretrainingOptimisationArguments
 
@@ -71,6 +72,10 @@ def make_accelerator(settings: PretrainingOptimisationArguments, family: str) ->
         kwargs_handlers=handlers,
         step_scheduler_with_optimizer=False,
     )
+    # Every process builds the model whole, from a file or a folder, and `prepare` divides it; under ZeRO-3
+    # the library would already divide what it loads, and exact weights of a checkpoint could not be loaded
+    # into that.
+    unset_hf_deepspeed_config()
     if accelerator.num_processes != expected:
         raise RuntimeError(
             f"{expected} processes were started and {accelerator.num_processes} found each other; start CPU "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,23 @@ def _from_checkpoint(place: Path, run: RunArguments) -> tuple[Any, Any]:
         if kept is not None and run.processor is None:
             processor.image_processor = kept.image_processor
     adopt_vocabulary(config, processor.tokenizer)
-    model = recogniser_class(config).from_pretrained(
-        place, config=config, ignore_mismatched_sizes=True, dtype="float32"
+    model, info = recogniser_class(config).from_pretrained(
+        place, config=config, ignore_mismatched_sizes=True, dtype="float32", output_loading_info=True
     )
+    refuse_new_encoder(place, [key for key, *_ in info["mismatched_keys"]])
     return model, processor
+
+
+def refuse_new_encoder(place: Path, mismatched: Sequence[str]) -> None:
+    """Refuse a checkpoint whose encoder has other sizes than the configuration: its weights would be random.
+
+    Raises:
+        ValueError: naming some of the weights.
+    """
+    encoder = sorted(key for key in mismatched if key.startswith("model.encoder."))
+    if encoder:
+        raise ValueError(
+            f"`model`: {len(encoder)} weights of the encoder in {str(place)!r} have other sizes than "
+            f"`model_settings` asks for ({', '.join(encoder[:3])}); leave the encoder's sizes as "
+            "they are, or start from a model.json."
+        )

@@ -26,6 +26,7 @@ from typing import Any
 
 import cv2
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 from transformers.utils import logging
@@ -184,5 +185,5 @@ def save_recogniser(model: Any, processor: Any, folder: Path, half_precision: bo
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.utils import logging
 
@@ -306,5 +307,5 @@ def save_final(loop: PretrainingLoop, arguments: PretrainingArguments) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
