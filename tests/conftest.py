@@ -7,10 +7,12 @@ import atexit
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -20,8 +22,18 @@ _CACHE = tempfile.mkdtemp(prefix="modeling_rcmstr_tests_")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=_CACHE, TOKENIZERS_PARALLELISM="false")
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+if sys.platform == "linux":
+    # Processes of a test meet on this machine, whatever its name resolves to.
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+# Networks this small gain nothing from many threads, and lose all where a machine lends fewer than it shows.
+THREADS = min(2, os.cpu_count() or 1)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 import torch  # noqa: E402
+
+torch.set_num_threads(THREADS)
+# Threads of a library do not live on in a forked worker, which would wait for them.
+cv2.setNumThreads(0)
 
 FAMILIES = ("rcmstr", "persec")
 ENCODERS = ("cnn", "vit")

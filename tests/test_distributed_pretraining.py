@@ -4,10 +4,8 @@ Each start of two processes takes ten seconds and more, most of it imports; the 
 machine compiles a collective once.
 """
 
-import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ from safetensors.torch import load_file
 from modeling_rcmstr import PerSecModel
 from modeling_rcmstr.pretraining_persec import PerSecForPreTraining
 from tests.pretraining_settings import checkpoint_tensors, losses_of, write_run, write_words
+from tests.programs import ROOT, run_program, run_programs
 from training.pretraining_arguments import PretrainingRunArguments
 from training.pretraining_model import build_pretraining_model
 from training.run_pretraining import main
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "training" / "configs"
 # One step more than the checkpoint that a run is taken up from.
 STEPS = 3
@@ -70,9 +68,8 @@ def free_port() -> int:
 def start(config: Path, *settings: str, nodes: int = 1) -> None:
     """Run two processes, on one node or on two that meet at a port."""
     port = free_port()
-    started = []
-    for node in range(nodes):
-        command = [
+    commands = [
+        [
             sys.executable,
             "-m",
             "torch.distributed.run",
@@ -86,19 +83,10 @@ def start(config: Path, *settings: str, nodes: int = 1) -> None:
             str(config),
             *settings,
         ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [process.communicate(timeout=280)[0] for process in started]
-    assert all(process.returncode == 0 for process in started), "\n".join(outputs)
+        for node in range(nodes)
+    ]
+    ended = run_programs(commands, env={"OMP_NUM_THREADS": "1"})
+    assert all(one.returncode == 0 for one in ended), "\n".join(one.stdout + one.stderr for one in ended)
 
 
 def assert_close(run: Path, expected: Path, tolerance: float = 1e-4) -> None:
@@ -201,7 +189,7 @@ def test_the_shipped_launcher_files_start_a_run(tmp_path: Path, words: Path, lau
     config = write_run(tmp_path, words, max_steps=1)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     command += [str(CONFIGS / f"{launcher}.yaml"), "-m", "training.run_pretraining", str(config)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = run_program(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (f"ZeRO stage {2 if 'deepspeed' in launcher else 0}") in done.stdout
     assert (tmp_path / "run/final/model.safetensors").is_file()

@@ -1,7 +1,6 @@
 """Pretraining checkpoints of RCMSTR: saved, continued, and opened as an encoder or a recogniser."""
 
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from modeling_rcmstr.configuration_rcmstr import RCMSTRConfig
 from modeling_rcmstr.modeling_rcmstr import RCMSTRForTextRecognition, RCMSTRModel
 from modeling_rcmstr.pretraining_rcmstr import RCMSTRForPreTraining
 from tests.pretraining_models import make, seeded, views
+from tests.programs import run_program
 
 
 def test_saved_and_loaded_model_is_the_same(encoder: str, tmp_path: Path) -> None:
@@ -127,12 +127,8 @@ loss = model(*torch.load(views), generator=torch.Generator().manual_seed(0)).los
 model.train()(*torch.load(views)).loss.backward()
 print(repr(float(loss.detach())))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "folder"), str(tmp_path / "views.pt")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+    run = run_program(
+        [sys.executable, "-c", program, str(tmp_path / "folder"), str(tmp_path / "views.pt")], tmp_path
     )
     assert run.returncode == 0, run.stderr
     expected = float(model.eval()(first, second, generator=seeded()).loss.detach())

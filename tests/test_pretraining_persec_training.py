@@ -1,9 +1,8 @@
 """PerSec's pretraining at work: it learns, codebooks stay in use, two processes do what one does."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from modeling_rcmstr import quantizer
 from modeling_rcmstr.configuration_persec import PerSecConfig
 from modeling_rcmstr.pretraining_persec import PerSecForPreTraining
 from tests.persec_words import LEVELS, generator, gradient_of, images, relative_error
+from tests.programs import run_program
 
 Config = Callable[..., PerSecConfig]
 NO_DIVERSITY = {"stroke_diversity_weight": 0, "semantic_diversity_weight": 0}
@@ -95,7 +95,9 @@ def gradients_of(rank: int, world_size: int, fields: dict[str, Any], folder: str
         torch.save([masks.stroke_mask, masks.semantic_mask], f"{folder}/masks.pt")
     stroke_mask, semantic_mask = torch.load(f"{folder}/masks.pt")
     if world_size > 1:
-        dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+        dist.init_process_group(
+            "gloo", f"file://{folder}/rendezvous", timedelta(seconds=60), rank=rank, world_size=world_size
+        )
         model = DistributedDataParallel(model)
     for _ in range(2):  # the second forward pass fails when a parameter took no part in the first
         model.zero_grad()
@@ -116,7 +118,9 @@ def test_two_processes_do_what_one_does(tiny_config: Config, tmp_path: Path, qua
     config = tiny_config("persec", "vit", num_negatives=999, quantize_targets=quantize, **NO_DIVERSITY)
     fields = {name: value for name, value in config.to_dict().items() if hasattr(PerSecConfig, name)}
     for world_size in (1, 2):
-        multiprocessing.spawn(gradients_of, (world_size, fields, str(tmp_path)), nprocs=world_size)
+        multiprocessing.spawn(
+            gradients_of, (world_size, fields, str(tmp_path)), nprocs=world_size, daemon=True
+        )
     alone, first, second = (torch.load(tmp_path / f"gradients_{name}.pt") for name in ("1_0", "2_0", "2_1"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert relative_error(first, alone) < 1e-9
@@ -150,26 +154,21 @@ output = model(torch.zeros(1, 3, 32, 32), generator=torch.Generator().manual_see
 print(float(output.loss.detach()))
 """
     tiny_config("persec", encoder_type).save_pretrained(tmp_path / "made")
-    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    made = run_program([sys.executable, "-c", script])
+    assert made.returncode == 0, made.stderr[-2000:]
     files = {path.name for path in (tmp_path / "published").glob("*.py")}
     assert {"pretraining_persec.py", "context_perceiver.py", "quantizer.py", "window_attention.py"} <= files
     assert not [name for name in files if "rcmstr" in name]
     (tmp_path / "elsewhere").mkdir()
-    read = subprocess.run(
+    read = run_program(
         [sys.executable, "-c", READS_ALONE, str(tmp_path / "published")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path / "elsewhere",
-        env={**_environment(), "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        tmp_path / "elsewhere",
+        {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
     )
     assert read.returncode == 0, read.stderr[-2000:]
     # Libraries may print lines of their own first.
     found, expected = (float(result.stdout.splitlines()[-1]) for result in (read, made))
     assert found == pytest.approx(expected, rel=1e-6)
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.mark.parametrize("level", LEVELS)

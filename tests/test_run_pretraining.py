@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from modeling_rcmstr import PerSecForTextRecognition, RCMSTRForTextRecognition
 from tests.pretraining_settings import checkpoint_tensors, losses_of, read_log, write_run, write_words
+from tests.programs import run_program
 from training.pretraining_loop import PretrainingLoop
 from training.run_pretraining import main
 from training.word_trainer import TrainingDivergedError
@@ -318,9 +318,7 @@ def test_kill_minus_9_at_any_moment_loses_no_bit(tmp_path: Path, words: Path) ->
     ]
     for module, function, call in moments:
         code = KILLER.format(module=module, function=function, call=call, config=str(killed))
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
-        )
+        done = run_program([sys.executable, "-c", code])
         assert done.returncode == -signal.SIGKILL, done.stderr
     assert main([str(killed), "resume=true"]) == 0
     first, second = (

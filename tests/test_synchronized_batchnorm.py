@@ -2,6 +2,7 @@
 
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def outputs_and_gradients(
 def _in_process(rank: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), rank=rank, world_size=2)
     results: dict[str, Any] = {}
     own = slice(2 * rank, 2 * rank + 2)
     for masked in (False, True):
@@ -114,7 +115,7 @@ def test_two_processes_equal_one_with_all_words(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(_in_process, (port, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(_in_process, (port, str(tmp_path)), nprocs=2, daemon=True)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for masked in (False, True):
         words, active = words_and_masks(masked)

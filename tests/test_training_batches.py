@@ -149,7 +149,7 @@ def test_a_worker_outlives_one_signal_to_everything_called_training(words: list[
     taken += list(itertools.islice(iterator, 9))
     assert_equal(taken, take(make(words), 10))
     del iterator, workers
-    closing = threading.Thread(target=batches.close)
+    closing = threading.Thread(target=batches.close, daemon=True)
     closing.start()
     closing.join(timeout=20)
     assert not closing.is_alive()
