@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -138,3 +139,13 @@ def eight_words() -> list[tuple[Image.Image, str]]:
 def word_drawer() -> Callable[..., Image.Image]:
     """Draw any word at any size: `word_drawer(text, (height, width))`."""
     return draw_word
+
+
+@pytest.fixture(scope="session")
+def good_font(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The font that Pillow carries, as a file."""
+    path = tmp_path_factory.mktemp("fonts") / "aileron.ttf"
+    font = ImageFont.load_default(size=20)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    path.write_bytes(font.font_bytes)
+    return path

@@ -5,21 +5,10 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
-from PIL import ImageFont
 
 from training.word_fonts import NoUsableFontError, find_font_files, load_fonts
 
 LETTERS_AND_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-
-
-@pytest.fixture(scope="module")
-def good_font(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The font that Pillow carries, as a file."""
-    path = tmp_path_factory.mktemp("fonts") / "aileron.ttf"
-    font = ImageFont.load_default(size=20)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    path.write_bytes(font.font_bytes)
-    return path
 
 
 def edited(good_font: Path, path: Path, family: str, cmap: dict[str, str | None]) -> Path:

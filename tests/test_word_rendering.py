@@ -135,3 +135,18 @@ def test_wrong_settings_are_refused(change: dict, error: type[Exception], messag
 def test_without_fonts_the_error_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(NoUsableFontError, match=r"install_fonts\.sh.*fonts-dejavu-core"):
         WordRenderer(RenderingConfig(fonts=(str(tmp_path),)))
+
+
+def test_plain_words_are_black_on_white_and_leave_the_others_alone(
+    renderer: WordRenderer, faces: list[FontFace]
+) -> None:
+    plain = WordRenderer(replace(renderer.config, plain_share=1.0), faces)
+    for index in range(20):
+        word = plain.render(index)
+        assert np.ptp(word.image, axis=2).max() == 0
+        assert np.percentile(word.image, 99) == 255
+        assert word.image.min() < 80
+        assert word.image.shape[0] == 32
+    mixed = WordRenderer(replace(renderer.config, plain_share=0.5), faces)
+    grey = [np.ptp(mixed.render(index).image, axis=2).max() == 0 for index in range(200)]
+    assert 70 < sum(grey) < 130

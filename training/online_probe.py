@@ -1,4 +1,4 @@
-"""The online probe: what a small CTC head can read from the frozen encoder, now and then during pretraining.
+"""The online probe: what a small head can read from the frozen encoder, now and then during pretraining.
 
 The encoder's features of a few labelled words are computed once, a fresh head of the recogniser's own kind
 learns from some of them and reads the others. The probe draws from generators of its own and puts every
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling_rcmstr import CharacterTokenizer
-from modeling_rcmstr.recognition_heads import CTCHead, feature_sequence
+from modeling_rcmstr.recognition_heads import (
+    AttentionHead,
+    CTCHead,
+    attention_loss,
+    feature_sequence,
+    shift_right,
+)
 from modeling_rcmstr.text_decoding import decode_ctc
 from training.collapse_detection import effective_rank
 from training.collation import (
@@ -64,12 +70,17 @@ class OnlineProbe:
         assert settings.probe_source is not None
         self.settings = settings
         self.seed = seed
-        self.tokenizer = CharacterTokenizer(charset=settings.probe_charset)
+        attention = settings.probe_head == "attention"
+        self.tokenizer = CharacterTokenizer(charset=settings.probe_charset, for_attention=attention)
         self.config = copy.deepcopy(config)
         self.config.vocab_size = len(self.tokenizer)
+        self.make_head = AttentionProbeHead if attention else CTCProbeHead
         self.normalise = BatchNormaliser(image_processor, channels_last=True)
-        encoder = LabelEncoder(self.tokenizer, "drop_characters", None, frames_of(config))
-        words = read_words(settings, WordResizer(image_processor), encoder)
+        # Whatever the head, words that CTC cannot align are left out, so that all heads have the same words.
+        encoder = LabelEncoder(
+            CharacterTokenizer(charset=settings.probe_charset), "drop_characters", None, frames_of(config)
+        )
+        words = read_words(settings, WordResizer(image_processor), encoder, self.tokenizer)
         self.train_words = words[: settings.probe_train_words]
         self.eval_words = words[settings.probe_train_words :]
 
@@ -123,7 +134,7 @@ class OnlineProbe:
             seen.std(0) + 1e-6,
         )  # so that the scale of the features does not matter
         features = [(frames - mean) / deviation for frames in features]
-        head = CTCHead(self.config, features[0].shape[1]).to(device)
+        head = self.make_head(self.config, features[0].shape[1], self.tokenizer).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE)
         losses = []
         for update in range(self.settings.probe_updates):
@@ -132,7 +143,7 @@ class OnlineProbe:
             chosen = torch.randint(count, (min(BATCH_SIZE, count),)).tolist()
             labels = [torch.tensor(self.train_words[i].label) for i in chosen]
             padded = pad_sequence(labels, batch_first=True, padding_value=-100).to(device)
-            loss = _run(head, [features[i] for i in chosen], padded).loss
+            loss = head.loss(*pad_features([features[i] for i in chosen]), padded)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(head.parameters(), 5.0)
@@ -148,18 +159,87 @@ class OnlineProbe:
         }
 
     @torch.no_grad()
-    def _read(self, head: CTCHead, features: list[Tensor]) -> list[str]:
+    def _read(self, head: CTCProbeHead | AttentionProbeHead, features: list[Tensor]) -> list[str]:
         head.eval()
         texts = []
         for start in range(0, len(features), BATCH_SIZE):
-            output = _run(head, features[start : start + BATCH_SIZE], None)
-            for word in decode_ctc(output.logits, output.frame_mask):
-                texts.append("".join(self.tokenizer.decoder[i] for i in word.ids))
+            for ids in head.read(*pad_features(features[start : start + BATCH_SIZE])):
+                texts.append("".join(self.tokenizer.decoder[i] for i in ids))
         return texts
 
 
-def read_words(settings: ProbeArguments, resizer: WordResizer, encoder: LabelEncoder) -> list[ProbeWord]:
+class CTCProbeHead(nn.Module):
+    """The CTC recogniser's head.
+
+    Args:
+        config: says its sizes.
+        input_size: channels of the features.
+        tokenizer: of the probe; unused, CTC's blank is always 0.
+    """
+
+    def __init__(self, config: Any, input_size: int, tokenizer: Any) -> None:  # noqa: ARG002
+        super().__init__()
+        self.head = CTCHead(config, input_size)
+
+    def loss(self, features: Tensor, mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Loss of labels (B, L) padded with -100, for a feature map (B, C, 1, T) and its (B, T) mask."""
+        loss = self.head(features, mask, labels).loss
+        assert loss is not None
+        return loss
+
+    def read(self, features: Tensor, mask: Tensor | None) -> list[list[int]]:
+        """Ids of each word's characters, by best path."""
+        output = self.head(features, mask)
+        assert output.logits is not None
+        return [list(word.ids) for word in decode_ctc(output.logits, output.frame_mask)]
+
+
+class AttentionProbeHead(nn.Module):
+    """The attention recogniser's head, read greedily.
+
+    Args:
+        config: says its sizes, and with `max_text_length` how long it reads.
+        input_size: channels of the features.
+        tokenizer: of the probe; says the ids that start and end a text.
+    """
+
+    def __init__(self, config: Any, input_size: int, tokenizer: Any) -> None:
+        super().__init__()
+        self.head = AttentionHead(config, input_size)
+        self.tokenizer = tokenizer
+        self.max_length = config.max_text_length
+
+    def loss(self, features: Tensor, mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Loss of labels (B, L), the end token included, for a feature map (B, C, 1, T) and its mask."""
+        inputs = shift_right(labels, self.tokenizer.bos_token_id, self.tokenizer.pad_token_id)
+        return attention_loss(self.head(inputs, self.head.start(features, mask)).logits, labels)
+
+    def read(self, features: Tensor, mask: Tensor | None) -> list[list[int]]:
+        """Ids of each word's characters, each the likeliest one after those before it."""
+        state = self.head.start(features, mask)
+        ids = features.new_full((len(features), 1), self.tokenizer.bos_token_id, dtype=torch.long)
+        steps = []
+        for _ in range(self.max_length + 1):
+            ids = self.head(ids, state).logits.argmax(-1)
+            steps.append(ids[:, 0])
+        words = []
+        special = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id)
+        for row in torch.stack(steps, dim=1).tolist():
+            end = row.index(self.tokenizer.eos_token_id) if self.tokenizer.eos_token_id in row else len(row)
+            words.append([i for i in row[:end] if i not in special])
+        return words
+
+
+def read_words(
+    settings: ProbeArguments, resizer: WordResizer, encoder: LabelEncoder, tokenizer: Any
+) -> list[ProbeWord]:
     """The first usable words of the probe's source, as many as it wants.
+
+    Args:
+        settings: source and numbers of words.
+        resizer: the image processor's resizing.
+        encoder: says which texts fit the frames.
+        tokenizer: of the head; gives the ids.
 
     Raises:
         ValueError: when there are too few.
@@ -177,10 +257,8 @@ def read_words(settings: ProbeArguments, resizer: WordResizer, encoder: LabelEnc
             pixels = resizer(row["image"]) if text else None
         except UNREADABLE:
             continue
-        if text and pixels is not None:
-            label = encoder.encode(text)
-            if encoder.fits(label, pixels.shape[1]):
-                words.append(ProbeWord(pixels, text, label))
+        if text and pixels is not None and encoder.fits(encoder.encode(text), pixels.shape[1]):
+            words.append(ProbeWord(pixels, text, list(tokenizer.text_to_ids(text))))
     if len(words) < wanted:
         raise ValueError(
             f"`probe_source` {source.name!r} has {len(words)} usable words, the probe wants {wanted} = "
@@ -189,11 +267,10 @@ def read_words(settings: ProbeArguments, resizer: WordResizer, encoder: LabelEnc
     return words
 
 
-def _run(head: CTCHead, features: list[Tensor], labels: Tensor | None) -> Any:
-    """A head on words of possibly unequal lengths."""
+def pad_features(features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Frames of words (T, C) → a feature map (B, C, 1, T), and its mask (B, T) if lengths differ."""
     lengths = torch.tensor([len(frames) for frames in features], device=features[0].device)
-    padded = pad_sequence(features, batch_first=True).transpose(1, 2)[:, :, None]  # (B, C, 1, T)
-    mask = None
-    if int(lengths.min()) != padded.shape[-1]:
-        mask = torch.arange(padded.shape[-1], device=padded.device) < lengths[:, None]
-    return head(padded, mask, labels)
+    padded = pad_sequence(features, batch_first=True).transpose(1, 2)[:, :, None]
+    if int(lengths.min()) == padded.shape[-1]:
+        return padded, None
+    return padded, torch.arange(padded.shape[-1], device=padded.device) < lengths[:, None]

@@ -13,6 +13,7 @@ from training.arguments import GroupedArguments, require_at_least, require_known
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 BATCHNORMS = ("synchronized", "local", "shuffled")
+PROBE_HEADS = ("ctc", "attention")
 
 
 @strict
@@ -184,6 +185,7 @@ class ProbeArguments:
     Args:
         probe_source: labelled words, as `word_sources.open_source` takes them; None probes not.
         probe_steps: updates between probes; None probes at the end only.
+        probe_head: "ctc" or "attention".
         probe_train_words: words that the head learns from, the first of the source.
         probe_eval_words: words that it is then tested on, the following ones.
         probe_updates: updates of the head.
@@ -192,13 +194,15 @@ class ProbeArguments:
 
     probe_source: str | None = None
     probe_steps: int | None = None
+    probe_head: str = "ctc"
     probe_train_words: int = 512
     probe_eval_words: int = 256
     probe_updates: int = 300
     probe_charset: str = "alphanumeric-36"
 
     def validate_probe(self) -> None:
-        """Numbers are positive."""
+        """The head is known and numbers are positive."""
+        require_known("probe_head", self.probe_head, PROBE_HEADS)
         require_at_least(self, probe_train_words=2, probe_eval_words=1, probe_updates=1)
         if self.probe_steps is not None:
             require_at_least(self, probe_steps=1)

@@ -62,6 +62,8 @@ class RenderingConfig:
         board_share: share of words on a board whose edge or frame is seen.
         occlusion_share: share of words with something thin in front of them.
         two_colour_share: share of words whose last letters have another colour.
+        plain_share: share of words in black on white, sharp and alone, only slightly turned: for studies in
+            which nothing but letters must tell words apart.
     """
 
     fonts: tuple[str, ...] | None = None
@@ -75,6 +77,7 @@ class RenderingConfig:
     board_share: float = 0.15
     occlusion_share: float = 0.03
     two_colour_share: float = 0.03
+    plain_share: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.fonts, str):
@@ -96,6 +99,7 @@ class RenderingConfig:
             "board_share",
             "occlusion_share",
             "two_colour_share",
+            "plain_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share from 0 to 1, got {getattr(self, name)}.")
@@ -146,6 +150,9 @@ class WordRenderer:
     def render(self, index: int) -> RenderedWord:
         """Render word number `index` (0 or more)."""
         rng = np.random.Generator(np.random.Philox(key=[self.config.seed, index]))
+        # Without plain words nothing is drawn for them, so that older configurations give what they gave.
+        if self.config.plain_share and rng.random() < self.config.plain_share:
+            return self._render_plain(rng)
         document = rng.random() < self.config.document_share
         text, font = self._text_and_font(rng, document)
         style = sample_style(rng, self.faces[font].stroke, document)
@@ -163,6 +170,16 @@ class WordRenderer:
             # Colours, light and blur met by chance so that nobody could read the label: take another picture.
             image = self._photograph(rng, seen, style, document)
         return RenderedWord(np.ascontiguousarray(image), text)
+
+    def _render_plain(self, rng: np.random.Generator) -> RenderedWord:
+        text, font = self._text_and_font(rng, True)
+        ink, box, _ = self._place(self._glyphs.line(font, text))
+        pose = sample_pose(rng, box.width / box.height, 0.25)
+        view = look(
+            box, pose, _margins(rng), self.config.height, (self.config.min_width, self.config.max_width)
+        )
+        paper = np.rint(255 * (1 - warp_layers(view, {"ink": ink})["ink"])).astype(np.uint8)
+        return RenderedWord(np.repeat(paper, 3, axis=2), text)
 
     def _photograph(
         self, rng: np.random.Generator, seen: dict[str, np.ndarray], style: Style, document: bool
@@ -216,10 +233,8 @@ class WordRenderer:
         scale = (1.2, 1.3, 1.4)[int(rng.random() * 3)] if small_capitals else 1.0
         return self._glyphs.line(font, text, spacing * CAPITAL_HEIGHT, scale, rises)
 
-    def _canvas(
-        self, rng: np.random.Generator, line: Line, font: int, style: Style, document: bool
-    ) -> tuple[dict[str, np.ndarray], InkBox]:
-        """Lay the word on a flat canvas with what surrounds it; one uint8 mask a layer."""
+    def _place(self, line: Line) -> tuple[np.ndarray, InkBox, int]:
+        """Put a word on an empty canvas; the canvas, where its ink lies, and its first row."""
         height, width = line.mask.shape
         # A dash alone is not blown up to a full word's height.
         box_height = max(height, round(0.6 * CAPITAL_HEIGHT))
@@ -228,6 +243,13 @@ class WordRenderer:
         canvas = np.zeros((box_height + 2 * pad, width + 2 * pad), np.uint8)
         canvas[top : top + height, pad : pad + width] = line.mask
         box = InkBox(pad, pad, width, box_height)
+        return canvas, box, top
+
+    def _canvas(
+        self, rng: np.random.Generator, line: Line, font: int, style: Style, document: bool
+    ) -> tuple[dict[str, np.ndarray], InkBox]:
+        """Lay the word on a flat canvas with what surrounds it; one uint8 mask a layer."""
+        canvas, box, top = self._place(line)
         layers = {}
         if rng.random() < self.config.neighbour_share:
             other = canvas if rng.random() < 0.75 else np.zeros_like(canvas)
