@@ -14,9 +14,11 @@ from huggingface_hub.dataclasses import strict
 from .configuration_text_recognition import TextRecognitionConfig
 
 PERCEIVER_LEVELS = ("stroke", "semantic")
-# Each stage's map of the CNN, the stem first: rows, and pixels per column.
-CNN_TAP_ROWS = (32, 16, 8, 4)
-CNN_TAP_STRIDES = (1, 2, 4, 4)
+# Each 2-D map of a CNN, the stem's first: pixels per row and per column.
+CNN_TAP_STRIDES = {
+    "trba": ((1, 1), (2, 2), (4, 4), (8, 4)),
+    "resnet45": ((1, 1), (2, 2), (2, 2), (4, 4), (4, 4), (4, 4)),
+}
 NAMED_STROKE_WINDOWS = ("half", "half_stripe", "half_line")
 SEMANTIC_TAPS = ("output", "before_bilstm")
 SEMANTIC_POOLS = ("mean", "none")
@@ -98,10 +100,12 @@ class PerSecConfig(TextRecognitionConfig):
         semantic_penalty_weight: see above; of the mean square of the tapped feature.
         stroke_penalty_weight: see above.
         stroke_tap: which of the encoder's `hidden_states` the stroke perceiver reads; None means the CNN's
-            second stage (8 rows, stride 4) or the output of the ViT's layer at a quarter of its depth.
+            first one of stride 4 (stage 2 of trba, 3 of resnet45: 8 rows) or the output of the ViT's layer at
+            a quarter of its depth.
         semantic_tap: what the semantic perceiver reads: "output" of the encoder, or the map "before_bilstm",
             with which pretraining leaves the LSTM layers as they are.
-        semantic_pool: "mean" over the rows of the map gives a sequence; "none" keeps a ViT's 2-D tokens.
+        semantic_pool: "mean" over the rows of the map gives a sequence; "none" keeps a 2-D map (of the ViT or
+            resnet45).
         stroke_grad_scale: factor on every gradient from the stroke perceiver into the encoder.
         semantic_grad_scale: the same for the semantic perceiver.
         stroke_window: side of the square window in positions, (rows, columns), or a name: "half" (a square of
@@ -219,19 +223,25 @@ class PerSecConfig(TextRecognitionConfig):
         """Which of the encoder's `hidden_states` the stroke perceiver reads."""
         if self.stroke_tap is not None:
             return self.stroke_tap
-        return 2 if self.encoder_type == "cnn" else max(1, self.num_hidden_layers // 4)
+        if self.encoder_type == "cnn":
+            return CNN_TAP_STRIDES[self.cnn_type].index((4, 4))
+        return max(1, self.num_hidden_layers // 4)
 
     @property
     def stroke_tap_rows(self) -> int:
         """Rows of that map."""
-        if self.encoder_type == "cnn":
-            return CNN_TAP_ROWS[self.stroke_tap_index]
-        return self.image_size[0] // self.patch_size
+        return self.image_size[0] // self._stroke_tap_strides[0]
 
     @property
     def stroke_tap_stride(self) -> int:
         """Pixels per column of that map."""
-        return CNN_TAP_STRIDES[self.stroke_tap_index] if self.encoder_type == "cnn" else self.patch_size
+        return self._stroke_tap_strides[1]
+
+    @property
+    def _stroke_tap_strides(self) -> tuple[int, int]:
+        if self.encoder_type == "cnn":
+            return CNN_TAP_STRIDES[self.cnn_type][self.stroke_tap_index]
+        return self.patch_size, self.patch_size
 
     @property
     def stroke_level(self) -> PerceiverLevel:
@@ -329,7 +339,9 @@ class PerSecConfig(TextRecognitionConfig):
 
     def validate_taps(self) -> None:
         """The tapped maps exist, and what is left out is there to be left out."""
-        last = len(CNN_TAP_ROWS) - 1 if self.encoder_type == "cnn" else self.num_hidden_layers
+        last = self.num_hidden_layers
+        if self.encoder_type == "cnn":
+            last = len(CNN_TAP_STRIDES[self.cnn_type]) - 1
         if self.stroke_tap is not None and not 0 <= self.stroke_tap <= last:
             raise ValueError(
                 f"`stroke_tap` must name a 2-D map of this {self.encoder_type} encoder, 0..{last}, "
@@ -339,9 +351,10 @@ class PerSecConfig(TextRecognitionConfig):
             raise ValueError(
                 "`semantic_tap='before_bilstm'` needs `encoder_bilstm_layers` of 1 or more; use 'output'."
             )
-        if self.semantic_pool == "none" and self.encoder_type != "vit":
+        if self.semantic_pool == "none" and self.encoder_type == "cnn" and self.cnn_type == "trba":
             raise ValueError(
-                "`semantic_pool='none'` keeps a ViT's 2-D tokens, a CNN's map has one row; use 'mean'."
+                "`semantic_pool='none'` keeps a ViT's 2-D tokens or resnet45's map, the map of the trba cnn "
+                "has one row; use 'mean'."
             )
         if self.semantic_pool == "none" and self.semantic_tap == "output" and self.encoder_bilstm_layers:
             raise ValueError(

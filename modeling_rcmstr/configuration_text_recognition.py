@@ -15,6 +15,19 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 ENCODER_TYPES = ("cnn", "vit")
+# Each CNN with the sizes that it was published with; their lengths are its own too.
+CNN_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "trba": {
+        "embedding_sizes": (32, 64),
+        "hidden_sizes": (128, 256, 512, 512),
+        "depths": (1, 2, 5, 3),
+    },
+    "resnet45": {
+        "embedding_sizes": (32,),
+        "hidden_sizes": (32, 64, 128, 256, 512),
+        "depths": (3, 4, 6, 6, 3),
+    },
+}
 DECODER_TYPES = ("ctc", "attention")
 RECTIFIER_TYPES = ("none", "tps")
 RECTIFIER_INITIALIZATIONS = ("identity", "curved")
@@ -48,16 +61,19 @@ class TextRecognitionConfig(PreTrainedConfig):
     """Configuration of a word recogniser; the defaults are TRBA's full-width ResNet with a CTC head.
 
     Args:
-        image_size: nominal (height, width) in pixels. The height is binding and must be 32 for the CNN; the
-            width only says what the image processor stretches to when it does not keep the aspect ratio.
+        image_size: nominal (height, width) in pixels. The height is binding and must be 32 for TRBA's CNN;
+            the width only says what the image processor stretches to when it does not keep the aspect ratio.
         num_channels: colour channels of `pixel_values`.
         rectifier_type: "none" or "tps" (thin-plate spline; needs words of one width).
         num_fiducial_points: control points of the spline; even.
         rectifier_initialization: "identity", or "curved" for the start of RARE (arXiv:1603.03915, Fig. 6a).
-        encoder_type: "cnn" (ResNet of TRBA) or "vit".
-        embedding_sizes: output channels of the CNN's two stem convolutions.
-        hidden_sizes: output channels of the CNN's four stages.
-        depths: residual blocks of the CNN's four stages.
+        encoder_type: "cnn" (a ResNet) or "vit".
+        cnn_type: "trba" (one row of W/4 + 1 frames) or "resnet45" (ABINet's: H/4 rows of W/4 positions, the
+            grid of 4x4 units itself).
+        embedding_sizes: output channels of the CNN's stem convolutions, two in trba and one in resnet45; None
+            for the published ones. The two that follow likewise.
+        hidden_sizes: output channels of the CNN's stages, four in trba and five in resnet45.
+        depths: residual blocks of the same stages.
         patch_size: side of a ViT patch in pixels.
         hidden_size: width of the ViT.
         num_hidden_layers: transformer layers of the ViT.
@@ -115,9 +131,10 @@ class TextRecognitionConfig(PreTrainedConfig):
     rectifier_initialization: str = "identity"
     # CNN encoder
     encoder_type: str = "cnn"
-    embedding_sizes: list[int] | tuple[int, ...] = (32, 64)
-    hidden_sizes: list[int] | tuple[int, ...] = (128, 256, 512, 512)
-    depths: list[int] | tuple[int, ...] = (1, 2, 5, 3)
+    cnn_type: str = "trba"
+    embedding_sizes: list[int] | tuple[int, ...] | None = None
+    hidden_sizes: list[int] | tuple[int, ...] | None = None
+    depths: list[int] | tuple[int, ...] | None = None
     # ViT encoder
     patch_size: int = 4
     hidden_size: int = 384
@@ -149,8 +166,11 @@ class TextRecognitionConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
-        """Refuse unknown fields and derive what depends on the decoder type."""
+        """Refuse unknown fields and derive what depends on the CNN and on the decoder type."""
         _refuse_unknown_fields(type(self), kwargs)
+        for name, sizes in CNN_SIZES.get(self.cnn_type, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, sizes)
         self.is_encoder_decoder = self.decoder_type == "attention"
         if self.is_encoder_decoder:
             self.bos_token_id = 1 if self.bos_token_id is None else self.bos_token_id
@@ -176,10 +196,16 @@ class TextRecognitionConfig(PreTrainedConfig):
         changes = {name: kwargs.pop(name) for name in own & set(kwargs)}
         return super().from_dict({**config_dict, **changes}, **kwargs)
 
+    @property
+    def has_centered_frames(self) -> bool:
+        """Whether frames stand on pixels 0, 4, … to the width, W/4 + 1 of them, or tile the word."""
+        return self.encoder_type == "cnn" and self.cnn_type == "trba"
+
     def validate_choices(self) -> None:
         """Every named choice is one of the known names."""
         for field, known in (
             ("encoder_type", ENCODER_TYPES),
+            ("cnn_type", tuple(CNN_SIZES)),
             ("decoder_type", DECODER_TYPES),
             ("rectifier_type", RECTIFIER_TYPES),
             ("rectifier_initialization", RECTIFIER_INITIALIZATIONS),
@@ -199,9 +225,9 @@ class TextRecognitionConfig(PreTrainedConfig):
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"`image_size` must be (height, width) in pixels, got {self.image_size}.")
         height, width = self.image_size
-        if self.encoder_type == "cnn" and height != 32:
+        if self.encoder_type == "cnn" and self.cnn_type == "trba" and height != 32:
             raise ValueError(
-                f"the cnn encoder reduces a height of 32 to one row, got height {height}; use 32."
+                f"the trba cnn encoder reduces a height of 32 to one row, got height {height}; use 32."
             )
         if self.encoder_type == "cnn" and self.patch_size != 4:
             raise ValueError(f"the cnn encoder has stride 4, got `patch_size` {self.patch_size}; use 4.")
@@ -212,10 +238,13 @@ class TextRecognitionConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Layer tables have their lengths, and sizes are positive."""
-        for field, length in (("embedding_sizes", 2), ("hidden_sizes", 4), ("depths", 4)):
-            values = getattr(self, field)
+        for field, published in CNN_SIZES[self.cnn_type].items():
+            values, length = getattr(self, field), len(published)
             if len(values) != length or min(values) < 1:
-                raise ValueError(f"`{field}` must be {length} positive numbers, got {values}.")
+                raise ValueError(
+                    f"`{field}` must be {length} positive number{'s' * (length > 1)} with "
+                    f"`cnn_type={self.cnn_type!r}`, like the published {published}, got {values}."
+                )
         for field in (
             "num_channels",
             "hidden_size",

@@ -3,7 +3,7 @@
 Every convolution is free of bias and followed by batch norm and ReLU; blocks keep the resolution, and only
 the poolings and the two last convolutions reduce it. A 32xW word becomes one row of W/4 + 1 frames.
 
-Encoder contract (the ViT has the same): `encoder(pixel_values, visible=None, pixel_mask=None)` →
+Encoder contract (ResNet45 and the ViT have it too): `encoder(pixel_values, visible=None, pixel_mask=None)` →
 `EncoderOutput`, with attributes `out_channels` and `stride = (vertical, horizontal)`.
 """
 
@@ -188,6 +188,9 @@ class CNNEncoder(nn.Module):
     def __init__(self, config: TextRecognitionConfig) -> None:
         """Build from `embedding_sizes`, `hidden_sizes` and `depths`."""
         super().__init__()
+        assert config.embedding_sizes is not None
+        assert config.hidden_sizes is not None
+        assert config.depths is not None
         first, second = config.embedding_sizes
         sizes = [second, *config.hidden_sizes]
         self.stem = nn.ModuleList([ConvLayer(config.num_channels, first), ConvLayer(first, second)])

@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from .bidirectional_lstm import stack_bilstm
 from .configuration_text_recognition import TextRecognitionConfig
 from .encoder_cnn import CNNEncoder, EncoderOutput
+from .encoder_resnet45 import ResNet45Encoder
 from .encoder_vit import ViTEncoder
 from .pretrained_text_recognition import TextRecognitionPreTrainedModel
 from .recognition_heads import (
@@ -42,10 +43,13 @@ class TextRecognitionModel(TextRecognitionPreTrainedModel):
             self.rectifier = ThinPlateSplineRectifier(
                 config.num_channels, config.num_fiducial_points, config.rectifier_initialization
             )
-        if config.encoder_type == "cnn":
-            self.encoder: CNNEncoder | ViTEncoder = CNNEncoder(config)
-        else:
+        self.encoder: CNNEncoder | ResNet45Encoder | ViTEncoder
+        if config.encoder_type == "vit":
             self.encoder = ViTEncoder(config, use_mask_token)
+        elif config.cnn_type == "resnet45":
+            self.encoder = ResNet45Encoder(config)
+        else:
+            self.encoder = CNNEncoder(config)
         size = config.encoder_bilstm_size
         self.recurrent = stack_bilstm(self.encoder.out_channels, size, size, config.encoder_bilstm_layers)
         self.out_channels = size if config.encoder_bilstm_layers else self.encoder.out_channels

@@ -27,7 +27,7 @@ class TextRecognitionPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # The losses are means of their own batch, so a Trainer divides them by its gradient accumulation steps.
     accepts_loss_kwargs = False
-    _no_split_modules = ["ViTLayer", "ResidualBlock"]
+    _no_split_modules = ["ViTLayer", "ResidualBlock", "ResNet45Block"]
     _supports_sdpa = True
     _supports_attention_backend = True
     # A counter that nothing reads, and the token of masked image modelling.

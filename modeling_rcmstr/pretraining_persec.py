@@ -84,7 +84,7 @@ class TappedFeatures:
 class PerSecForPreTraining(PerSecPreTrainedModel):
     """PerSec encoder with its two context perceivers."""
 
-    _no_split_modules = ["ViTLayer", "ResidualBlock", "ContextPerceiver"]
+    _no_split_modules = ["ViTLayer", "ResidualBlock", "ResNet45Block", "ContextPerceiver"]
 
     def __init__(self, config: PerSecConfig) -> None:
         """Build encoder and perceivers from the configuration."""
@@ -211,6 +211,8 @@ class PerSecForPreTraining(PerSecPreTrainedModel):
     def _stroke_channels(self) -> int:
         if self.config.encoder_type == "vit":
             return self.config.hidden_size
+        assert self.config.embedding_sizes is not None
+        assert self.config.hidden_sizes is not None
         return (self.config.embedding_sizes[-1], *self.config.hidden_sizes)[self.config.stroke_tap_index]
 
     def _semantic_channels(self) -> int:

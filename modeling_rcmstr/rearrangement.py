@@ -83,8 +83,8 @@ def _permute(
     if columns % blocks:
         raise ValueError(
             f"{columns} {columns_name} cannot be cut into {blocks} equal pieces; choose an image width whose "
-            "pixels and frames are multiples of `blocks_per_image` (the cnn makes width / 4 + 1 frames, so a "
-            "width of 100 and 2 blocks go together)."
+            "pixels and frames are multiples of `blocks_per_image` (the trba cnn makes width / 4 + 1 frames, "
+            "so a width of 100 and 2 blocks go together)."
         )
     if order.shape != (blocks * group,) or sorted(order.tolist()) != list(range(blocks * group)):
         raise ValueError(

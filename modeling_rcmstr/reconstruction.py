@@ -1,8 +1,9 @@
 """Masked image modelling (RCMSTR, arXiv:2411.11219): predict pixels, and compare those that were hidden.
 
-The CNN's prediction head mirrors its three reducing operations, with the maps of the two stages below added
-on the way (SparK, arXiv:2301.03580); positions that saw nothing hold a learned mask token. The ViT's tokens
-go through a small perceptron each (DiG, arXiv:2207.00193). Predictions are patches: (B, P, h, w) with the P =
+The head of TRBA's CNN mirrors its three reducing operations, with the maps of the two stages below added on
+the way (SparK, arXiv:2301.03580); positions that saw nothing hold a learned mask token. ResNet45's map is the
+grid of patches already: the token and one more convolution are enough. The ViT's tokens go through a small
+perceptron each (DiG, arXiv:2207.00193). Predictions are patches: (B, P, h, w) with the P =
 C·p·p pixels of a p x p patch as channels, in the order of `pixel_unshuffle`. Which units are hidden is
 `masking`'s matter.
 """
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_rcmstr import RCMSTRConfig
-from .encoder_cnn import EncoderOutput
+from .encoder_cnn import ConvLayer, EncoderOutput
 
 
 @dataclass
@@ -67,7 +68,10 @@ def masked_pixel_loss(prediction: Tensor, target: Tensor, visible: Tensor) -> Te
 
 def build_reconstruction_head(config: RCMSTRConfig) -> nn.Module:
     """Make the prediction head for the configuration's encoder; it turns `EncoderOutput` into patches."""
-    return CNNReconstructionHead(config) if config.encoder_type == "cnn" else ViTReconstructionHead(config)
+    if config.encoder_type == "vit":
+        return ViTReconstructionHead(config)
+    resnet45 = config.cnn_type == "resnet45"
+    return ResNet45ReconstructionHead(config) if resnet45 else CNNReconstructionHead(config)
 
 
 class CNNReconstructionHead(nn.Module):
@@ -78,6 +82,7 @@ class CNNReconstructionHead(nn.Module):
         super().__init__()
         size = config.reconstruction_size
         assert size is not None
+        assert config.hidden_sizes is not None
         _, second, third, last = config.hidden_sizes
         # One token for each map that is read: the last one, then the skips from the top down.
         self.mask_tokens = nn.ParameterList(
@@ -98,15 +103,38 @@ class CNNReconstructionHead(nn.Module):
         assert encoded.hidden_states is not None
         second, third, last = encoded.hidden_states[-3:]
         active = encoded.active[-3:] if encoded.active is not None else (None, None, None)
-        feature_map = self.upsampling[0](self._densify(last, active[2], 0))
-        feature_map = self.upsampling[1](feature_map) + self.skips[0](self._densify(third, active[1], 1))
-        feature_map = self.upsampling[2](feature_map) + self.skips[1](self._densify(second, active[0], 2))
+        tokens = self.mask_tokens
+        feature_map = self.upsampling[0](_densify(last, active[2], tokens[0]))
+        feature_map = self.upsampling[1](feature_map) + self.skips[0](_densify(third, active[1], tokens[1]))
+        feature_map = self.upsampling[2](feature_map) + self.skips[1](_densify(second, active[0], tokens[2]))
         return self.patches(feature_map)
 
-    def _densify(self, feature_map: Tensor, active: Tensor | None, index: int) -> Tensor:
-        if active is None:
-            return feature_map
-        return torch.where(active > 0, feature_map, self.mask_tokens[index].to(feature_map.dtype))
+
+class ResNet45ReconstructionHead(nn.Module):
+    """From (B, C, h, w) positions to the patch of each."""
+
+    def __init__(self, config: RCMSTRConfig) -> None:
+        """Build from `reconstruction_size` and the channels of the last stage."""
+        super().__init__()
+        size = config.reconstruction_size
+        assert size is not None
+        assert config.hidden_sizes is not None
+        channels = config.hidden_sizes[-1]
+        self.mask_tokens = nn.ParameterList([nn.Parameter(torch.zeros(1, channels, 1, 1))])
+        self.layer = ConvLayer(channels, size)
+        self.patches = PatchPrediction(size, config.num_channels * config.patch_size**2, 1)
+
+    def forward(self, encoded: EncoderOutput) -> Tensor:
+        """Predict (B, P, h, w) patches from the last (B, C, h, w) map."""
+        assert encoded.last_hidden_state is not None
+        active = encoded.active[-1] if encoded.active is not None else None
+        return self.patches(self.layer(_densify(encoded.last_hidden_state, active, self.mask_tokens[0])))
+
+
+def _densify(feature_map: Tensor, active: Tensor | None, mask_token: Tensor) -> Tensor:
+    if active is None:
+        return feature_map
+    return torch.where(active > 0, feature_map, mask_token.to(feature_map.dtype))
 
 
 class PatchPrediction(nn.Conv2d):

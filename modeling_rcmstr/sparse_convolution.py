@@ -6,8 +6,10 @@ tensor makes the very same module sparse, so nothing is converted or copied, and
 pass is running. Right padding of words of unequal width uses the same mechanism, which is why a word's
 features do not depend on its batch neighbours.
 
-Rule for the active set (classical sparse convolution): a stride-1 "same" operation keeps it; any other
-operation activates an output position when any input of its window is active (`downsample_active`).
+A stride-1 "same" operation keeps the active set. For the others there are two rules. Classical sparse
+convolution activates an output position when any input of its window is active (`downsample_active`): it
+fits every geometry, and TRBA's ResNet. SparK (arXiv:2301.03580) activates an output position with the hidden
+unit that it stands on (`subsample_active`), which needs maps whose positions lie inside the units: ResNet45.
 """
 
 import torch
@@ -43,12 +45,34 @@ def downsample_active(
     return active * inside[:, None, None].to(active.dtype), widths
 
 
+def subsample_active(active: Tensor, stride: int) -> Tensor:
+    """Carry an active set through a strided convolution by SparK's rule: keep what lies at its centres.
+
+    Where each hidden unit covers a multiple of `stride` positions in both directions, the result is the mask
+    of the units at the output's resolution.
+
+    Args:
+        active: (B, 1, H, W) 1 where a position takes part, 0 elsewhere.
+        stride: step in both directions; divides H and W.
+
+    Returns:
+        The active set of the output (B, 1, H/stride, W/stride).
+    """
+    return active[..., ::stride, ::stride]
+
+
 class SparseConv2d(nn.Conv2d):
     """`nn.Conv2d` whose outputs are zero outside the active set."""
 
     def forward(self, feature_map: Tensor, active: Tensor | None = None) -> Tensor:
         """Convolve; `active` (B, 1, H', W') belongs to the output."""
-        output = super().forward(feature_map)
+        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1:
+            # The stride taken beforehand: oneDNN's own backward pass of a strided 1x1 convolution of 8
+            # channels in channels-last order writes outside its memory (PyTorch 2.13, CPU).
+            taken = feature_map[..., :: self.stride[0], :: self.stride[1]]
+            output = F.conv2d(taken, self.weight, self.bias)
+        else:
+            output = super().forward(feature_map)
         return output if active is None else output * active.to(output.dtype)
 
 

@@ -194,7 +194,7 @@ def frames_to_fractions(
         spans: borders in frames.
         num_frames: frames of the word.
         centered: frames stand on the pixels 0, s, 2s … up to the width, one more than strides fit in (the
-            CNN); otherwise they tile the width (the ViT).
+            TRBA CNN); otherwise they tile the width.
 
     Returns:
         Borders as fractions, cut to 0..1.

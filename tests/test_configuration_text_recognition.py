@@ -195,6 +195,7 @@ def test_what_a_trainer_sets_can_be_saved_and_loaded(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"encoder_type": "resnet"}, "`encoder_type` must be one of cnn, vit, got 'resnet'"),
+        ({"cnn_type": "resnet50"}, "`cnn_type` must be one of trba, resnet45, got 'resnet50'"),
         ({"decoder_type": "rnn"}, "must be one of ctc, attention"),
         ({"rectifier_type": "stn"}, "must be one of none, tps"),
         ({"rectifier_initialization": "random"}, "must be one of identity, curved"),
@@ -210,6 +211,16 @@ def test_what_a_trainer_sets_can_be_saved_and_loaded(tmp_path: Path) -> None:
         ({"embedding_sizes": (32,)}, "`embedding_sizes` must be 2 positive numbers"),
         ({"hidden_sizes": (1, 2, 3)}, "`hidden_sizes` must be 4 positive numbers"),
         ({"depths": (1, 2, 0, 3)}, "`depths` must be 4 positive numbers"),
+        (
+            {"cnn_type": "resnet45", "embedding_sizes": (32, 64)},
+            "`embedding_sizes` must be 1 positive number ",
+        ),
+        (
+            {"cnn_type": "resnet45", "hidden_sizes": (128, 256, 512, 512)},
+            "`hidden_sizes` must be 5 positive numbers with `cnn_type='resnet45'`",
+        ),
+        ({"cnn_type": "resnet45", "depths": (1, 2, 5, 3)}, "`depths` must be 5 .* published .3, 4, 6, 6, 3."),
+        ({"cnn_type": "resnet45", "image_size": (30, 100)}, "must be a multiple of `patch_size` 4"),
         ({"num_channels": 0}, "`num_channels` must be positive"),
         ({"max_text_length": 0}, "`max_text_length` must be positive"),
         ({"head_bilstm_layers": -1}, "`head_bilstm_layers` must be 0 or more, got -1"),
@@ -292,14 +303,40 @@ def test_defaults_are_the_papers_recogniser() -> None:
     """Specification 2.3: TRBA's ResNet at 32x100, two LSTM layers of 256."""
     config = RCMSTRConfig()
     assert tuple(config.image_size) == (32, 100)
-    assert tuple(config.embedding_sizes) == (32, 64)
-    assert tuple(config.hidden_sizes) == (128, 256, 512, 512)
-    assert tuple(config.depths) == (1, 2, 5, 3)
+    assert config.embedding_sizes == (32, 64)
+    assert config.hidden_sizes == (128, 256, 512, 512)
+    assert config.depths == (1, 2, 5, 3)
     assert (config.head_bilstm_layers, config.head_hidden_size) == (2, 256)
     assert (config.num_fiducial_points, config.max_text_length) == (20, 25)
     # Specification 2.4 and DiG: ViT-Small on 4x4 patches.
     assert (config.patch_size, config.hidden_size, config.num_hidden_layers) == (4, 384, 12)
     assert (config.num_attention_heads, config.intermediate_size, config.layer_norm_eps) == (6, 1536, 1e-6)
+
+
+@both
+def test_resnet45_has_sizes_of_its_own(config_class: Any, tmp_path: Path) -> None:
+    """Specification 2.3: ABINet's; what is given stands, and a file keeps what it says."""
+    config = config_class(cnn_type="resnet45", image_size=(48, 128), depths=[1, 1, 1, 1, 1])
+    assert config.embedding_sizes == (32,)
+    assert config.hidden_sizes == (32, 64, 128, 256, 512)
+    assert config.depths == [1, 1, 1, 1, 1]
+    assert config_class(cnn_type="resnet45").depths == (3, 4, 6, 6, 3)
+    config.save_pretrained(tmp_path)
+    loaded = config_class.from_pretrained(tmp_path)
+    assert loaded.cnn_type == "resnet45"
+    assert (loaded.hidden_sizes, loaded.depths) == ([32, 64, 128, 256, 512], [1, 1, 1, 1, 1])
+    assert [
+        config_class(**fields).has_centered_frames
+        for fields in ({}, {"cnn_type": "resnet45"}, {"encoder_type": "vit"})
+    ] == [True, False, False]
+
+
+def test_a_file_from_before_there_was_a_choice_means_trba() -> None:
+    folder = PACKAGE / "checkpoints" / "default"
+    assert "cnn_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = RCMSTRConfig.from_pretrained(folder)
+    assert config.cnn_type == "trba"
+    assert config.hidden_sizes == [32, 64, 128, 160]
 
 
 def test_persec_counts_its_lstm_layers_to_the_encoder() -> None:

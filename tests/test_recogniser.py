@@ -123,9 +123,22 @@ def test_a_checkpoint_in_half_precision_is_trained_in_single(checkpoint: Path) -
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("encoder_type", ["cnn", "vit"])
-def test_frames_are_those_of_the_model(model_json: Callable[..., str], encoder_type: str) -> None:
-    model, _ = build_recogniser(run(model_json(encoder_type=encoder_type)))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder_type": "cnn"},
+        {
+            "cnn_type": "resnet45",
+            "embedding_sizes": [8],
+            "hidden_sizes": [8, 8, 8, 16, 16],
+            "depths": [1, 1, 1, 1, 1],
+        },
+        {"encoder_type": "vit"},
+    ],
+    ids=["trba", "resnet45", "vit"],
+)
+def test_frames_are_those_of_the_model(model_json: Callable[..., str], fields: dict[str, Any]) -> None:
+    model, _ = build_recogniser(run(model_json(**fields)))
     model.eval()
     frames = frames_of(model.config)
     widths = (32, 64, 160)

@@ -13,6 +13,7 @@ from modeling_rcmstr.configuration_rcmstr import RCMSTRConfig
 from modeling_rcmstr.encoder_cnn import EncoderOutput
 from modeling_rcmstr.reconstruction import (
     CNNReconstructionHead,
+    ResNet45ReconstructionHead,
     ViTReconstructionHead,
     build_reconstruction_head,
     masked_pixel_loss,
@@ -100,6 +101,7 @@ def test_nothing_hidden_is_no_loss() -> None:
 def cnn_maps(config: RCMSTRConfig, width: int, batch: int = 2) -> tuple[Tensor, ...]:
     """Maps as the CNN makes them: stem, then four stages."""
     columns = width // 4
+    assert config.hidden_sizes is not None
     _, second, third, last = config.hidden_sizes
     shapes = [(4, 2, 2), (4, 2, 2), (second, 8, columns), (third, 4, columns + 1), (last, 1, columns + 1)]
     return tuple(torch.randn(batch, *shape) for shape in shapes)
@@ -157,6 +159,31 @@ def test_every_map_reaches_the_cnn_heads_output(tiny_config: Callable[..., Any])
     maps = tuple(m.requires_grad_() for m in cnn_maps(config, 100))
     CNNReconstructionHead(config)(EncoderOutput(maps[-1], hidden_states=maps)).square().sum().backward()
     assert [m.grad is not None and bool(m.grad.any()) for m in maps] == [False, False, True, True, True]
+
+
+def test_resnet45_head_is_the_specifications() -> None:
+    """Specification 4.5: token 512, 3x3 convolution to 256 with norm, 1x1 to 48."""
+    head = build_reconstruction_head(RCMSTRConfig(cnn_type="resnet45", image_size=(32, 128)))
+    assert isinstance(head, ResNet45ReconstructionHead)
+    assert sum(p.numel() for p in head.parameters()) == 512 + 512 * 256 * 9 + 2 * 256 + 256 * 48 + 48
+    patches = head(EncoderOutput(torch.randn(2, 512, 8, 32)))
+    assert patches.shape == (2, 48, 8, 32)
+    assert F.pixel_shuffle(patches, 4).shape == (2, 3, 32, 128)
+
+
+def test_resnet45_head_reads_a_token_where_nothing_was_active() -> None:
+    config = RCMSTRConfig(cnn_type="resnet45", hidden_sizes=(4, 4, 4, 4, 16), reconstruction_size=8)
+    head = ResNet45ReconstructionHead(config).eval()
+    (token,) = head.mask_tokens
+    torch.nn.init.normal_(token)
+    feature_map, active = torch.randn(2, 16, 8, 25), random_visible(2, 8, 25).float()
+    unread = torch.where(active > 0, feature_map, torch.nan)
+    output = head(EncoderOutput(unread, active=(active,)))
+    filled = feature_map * active + token.detach() * (1 - active)
+    torch.testing.assert_close(output, head(EncoderOutput(filled)))
+    output.square().sum().backward()
+    assert token.grad is not None
+    assert bool(token.grad.all())
 
 
 def test_vit_head_is_digs_pixel_decoder(tiny_config: Callable[..., Any]) -> None:

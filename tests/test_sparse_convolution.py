@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling_rcmstr.sparse_convolution import SparseBatchNorm2d, SparseConv2d, downsample_active
+from modeling_rcmstr.sparse_convolution import (
+    SparseBatchNorm2d,
+    SparseConv2d,
+    downsample_active,
+    subsample_active,
+)
 
 GEOMETRIES = [
     ((2, 2), (2, 2), (0, 0)),  # first two poolings
@@ -70,6 +75,14 @@ def test_padded_word_keeps_the_columns_that_it_has_alone(geometry: tuple[tuple[i
     assert result.sum(-1).unique(dim=2).squeeze().tolist() == alone
 
 
+def test_subsampled_active_set_is_the_mask_of_the_units_at_that_resolution() -> None:
+    units = random_active((3, 1, 8, 12))
+    maps = {size: units.repeat_interleave(size, 2).repeat_interleave(size, 3) for size in (1, 2, 4)}
+    assert torch.equal(subsample_active(maps[4], 2), maps[2])
+    assert torch.equal(subsample_active(maps[4], 4), units)
+    assert torch.equal(subsample_active(maps[4], 1), maps[4])
+
+
 def test_convolution_without_an_active_set_is_the_ordinary_one() -> None:
     layer = SparseConv2d(3, 4, 3, padding=1)
     twin = nn.Conv2d(3, 4, 3, padding=1)
@@ -77,6 +90,29 @@ def test_convolution_without_an_active_set_is_the_ordinary_one() -> None:
     images = torch.randn(2, 3, 6, 7)
     assert torch.equal(layer(images), twin(images))
     assert torch.equal(layer(images, torch.ones(2, 1, 6, 7)), twin(images))
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_strided_1x1_convolution_and_its_gradients_are_those_of_a_matrix(
+    channels: int, memory_format: torch.memory_format
+) -> None:
+    """Eight channels in channels-last order end the process in oneDNN's own strided kernel."""
+    convolution = SparseConv2d(channels, 8, 1, stride=2)
+    features = torch.randn(4, channels, 32, 128).to(memory_format=memory_format).requires_grad_()
+    weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
+    assert bias is not None
+    expected = torch.einsum("oc,bchw->bohw", weight, features[..., ::2, ::2]) + bias[:, None, None]
+    found = convolution(features)
+    torch.testing.assert_close(found, expected)
+    change = torch.randn_like(expected)
+    inputs = (features, convolution.weight, bias)
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, change),
+        torch.autograd.grad(expected, inputs, change),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
 def test_convolution_is_zero_outside_the_active_set_and_dense_inside() -> None:

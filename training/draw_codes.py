@@ -140,11 +140,9 @@ def count_choices(words: Sequence[PerceivedWord], codebook_size: int) -> dict[st
 
 def _levels(model: PerSecForPreTraining, outputs: Any, row: int) -> tuple[PerceivedLevel, PerceivedLevel]:
     config = model.config
-    # A CNN's frames stand half a stride to the left of a ViT's patches (see the encoders).
-    semantic_left = -config.patch_size / 2 if config.encoder_type == "cnn" else 0.0
-    stroke_left = (
-        -config.patch_size / 2 if config.encoder_type == "cnn" and config.stroke_tap_index == 3 else 0.0
-    )
+    # The frames of TRBA's CNN stand half a stride to the left of a ViT's patches (see the encoders).
+    semantic_left = -config.patch_size / 2 if config.has_centered_frames else 0.0
+    stroke_left = semantic_left if config.stroke_tap_index == 3 else 0.0
     return (
         _level(outputs, "stroke", row, model.stroke_perceiver, stroke_left, config.stroke_tap_stride),
         _level(outputs, "semantic", row, model.semantic_perceiver, semantic_left, config.patch_size),

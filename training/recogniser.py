@@ -119,8 +119,8 @@ def recogniser_class(config: Any) -> Any:
 
 
 def frames_of(config: Any) -> Callable[[int], int]:
-    """Width in pixels → frames of a CTC head (`ARCHITECTURE.md`: stride 4, and one more for the CNN)."""
-    extra = 1 if config.encoder_type == "cnn" else 0
+    """Width in pixels → frames of a CTC head (`ARCHITECTURE.md`: stride 4, and one more for TRBA's CNN)."""
+    extra = 1 if config.has_centered_frames else 0
     patch = config.patch_size
 
     def frames(width: int) -> int:
