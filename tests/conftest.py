@@ -29,6 +29,9 @@ if sys.platform == "linux":
 # Networks this small gain nothing from many threads, and lose all where a machine lends fewer than it shows.
 THREADS = min(2, os.cpu_count() or 1)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+# A thread that waits for another sleeps. Spinning, two threads on a core that others use as well take twenty
+# times as long.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import torch  # noqa: E402
 

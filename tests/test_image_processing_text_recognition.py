@@ -1,6 +1,5 @@
-"""TextRecognitionImageProcessor: bit-exact pixels, sizes, padding and mask, saving, errors, speed."""
+"""TextRecognitionImageProcessor: bit-exact pixels, sizes, padding and mask, saving, errors."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,16 +266,3 @@ def test_geometry_gives_sizes_that_it_keeps() -> None:
         assert geometry.target_size(*target) == target
         assert target[1] % 16 == 0
         assert 32 <= target[1] <= 512
-
-
-@pytest.mark.slow
-def test_thousands_of_words_are_prepared_per_second() -> None:
-    generator = np.random.default_rng(0)
-    images = [Image.fromarray(generator.integers(0, 256, (32, 100, 3), dtype=np.uint8)) for _ in range(512)]
-    processor = TextRecognitionImageProcessor()
-    times = []
-    for _ in range(4):
-        start = time.thread_time()
-        processor(images, return_tensors="pt")
-        times.append(time.thread_time() - start)
-    assert len(images) / min(times) > 3000

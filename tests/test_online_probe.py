@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modeling_rcmstr import RCMSTRModel, TextRecognitionImageProcessor
 from modeling_rcmstr.encoder_cnn import EncoderOutput
-from training.online_probe import OnlineProbe
+from training.online_probe import OnlineProbe, pad_features
 from training.pretraining_arguments import ProbeArguments
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255), "d": (255, 255, 0)}
@@ -49,10 +49,11 @@ class ColumnColours(nn.Module):
 
 
 def probe_of(
-    tmp_path: Path, config: Any, train: int = 64, evaluate: int = 32, updates: int = 200
+    tmp_path: Path, config: Any, train: int = 64, evaluate: int = 32, updates: int = 200, head: str = "ctc"
 ) -> OnlineProbe:
     settings = ProbeArguments(
         probe_source=write_coloured_words(tmp_path / "words", train + evaluate),
+        probe_head=head,
         probe_train_words=train,
         probe_eval_words=evaluate,
         probe_updates=updates,
@@ -68,8 +69,12 @@ def config(tiny_config: Callable[..., Any]) -> Any:
     return tiny_config("rcmstr", "cnn", image_size=(32, 100), head_bilstm_layers=1)
 
 
-def test_it_reads_what_the_features_hold_and_nothing_else(tmp_path: Path, config: Any) -> None:
-    probe = probe_of(tmp_path, config)
+@pytest.mark.parametrize(("head", "updates"), [("ctc", 250), ("attention", 600)])
+def test_it_reads_what_the_features_hold_and_nothing_else(
+    tmp_path: Path, config: Any, head: str, updates: int
+) -> None:
+    """An attention head needs longer, since it has to learn where to look."""
+    probe = probe_of(tmp_path, config, train=256, updates=updates, head=head)
     seeing = probe(ColumnColours(), torch.device("cpu"))
     blind = probe(ColumnColours(blind=True), torch.device("cpu"))
     assert seeing["probe/word_accuracy"] > 0.9
@@ -134,3 +139,32 @@ def test_a_source_with_too_few_words_is_refused_with_the_arithmetic(tmp_path: Pa
         OnlineProbe(
             settings, config, TextRecognitionImageProcessor(size={"height": 32, "width": 100}), seed=0
         )
+
+
+def test_the_attention_head_reads_one_character_after_the_other(tmp_path: Path, config: Any) -> None:
+    """Greedy reading equals the likeliest character of each step, the ones before it given all at once."""
+    probe = probe_of(tmp_path, config, train=32, evaluate=8, updates=40, head="attention")
+    features = probe._features(ColumnColours(), torch.device("cpu"))
+    torch.manual_seed(0)
+    head: Any = probe.make_head(probe.config, 3, probe.tokenizer)
+    padded, mask = pad_features(features[:6])
+    assert mask is None
+    bos, eos = probe.tokenizer.bos_token_id, probe.tokenizer.eos_token_id
+    for row, ids in enumerate(head.read(padded, mask)):
+        assert len(ids) <= config.max_text_length + 1
+        inputs = torch.tensor([[bos, *ids]])
+        likeliest = head.head(inputs, head.head.start(padded[row : row + 1])).logits.argmax(-1)[0].tolist()
+        special = {probe.tokenizer.pad_token_id, bos}
+        if not special & set(likeliest):
+            assert likeliest[: len(ids)] == ids
+            assert len(ids) == config.max_text_length + 1 or likeliest[len(ids)] == eos
+
+
+def test_both_heads_have_the_same_words(tmp_path: Path, config: Any) -> None:
+    probes = [probe_of(tmp_path, config, head=head) for head in ("ctc", "attention")]
+    texts = [[word.text for word in probe.train_words + probe.eval_words] for probe in probes]
+    assert texts[0] == texts[1]
+    assert all(len(word.label) == len(word.text) for word in probes[0].train_words)
+    assert all(len(word.label) == len(word.text) + 1 for word in probes[1].train_words), (
+        "the end token counts"
+    )

@@ -3,7 +3,6 @@ saving."""
 
 import base64
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -324,19 +323,6 @@ def test_the_librarys_three_steps_give_the_same_answer(reader: TextRecognitionPi
     image = shade(11)
     assert reader.postprocess(reader.forward(reader.preprocess(image))) == reader(image)
     assert reader.predict([image]) == reader.transform([image]) == reader([image])
-
-
-@pytest.mark.slow
-def test_a_word_costs_little_beyond_the_model(reader: TextRecognitionPipeline) -> None:
-    images = [Image.effect_noise((100, 32), 90).convert("RGB") for _ in range(512)]
-    times = []
-    for _ in range(4):
-        start = time.thread_time()
-        reader(images, batch_size=64)
-        times.append(time.thread_time() - start)
-    # The model of this test costs next to nothing; 250 microseconds are 15 % of a word at 600 words per
-    # second.
-    assert min(times) / len(images) < 250e-6
 
 
 def test_batches_end_when_full_or_at_a_new_width_when_a_quarter_full() -> None:

@@ -75,5 +75,6 @@ def test_every_shipped_run_is_complete_and_its_model_exists(path: Path) -> None:
     assert (path.parents[3] / arguments.run.model).is_file()
 
 
-def test_there_are_runs_of_both_families() -> None:
-    assert {path.parent.name.partition("_")[0] for path in SHIPPED} == {"rcmstr", "persec"}
+def test_there_are_runs_of_both_families_with_both_encoders() -> None:
+    named = {path.parent.name for path in SHIPPED}
+    assert named >= {"rcmstr_trba", "rcmstr_vit_small", "persec_trba", "persec_vit_small"}

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from tests.programs import ROOT
 from training.report_study import estimate, study_table, summarise, write_report
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -93,3 +95,20 @@ def test_the_report_says_what_the_results_say(tmp_path: Path) -> None:
     assert content["results"] == RESULTS
     picture = np.asarray(Image.open(tmp_path / "study.png").convert("RGB"))
     assert picture.std() > 10
+
+
+def test_the_published_study_is_what_its_results_say() -> None:
+    """Nobody types its numbers; every row of the shipped settings ran with at least three seeds."""
+    folder = ROOT / "docs/study"
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert study_table(content) == (folder / "study.md").read_text(encoding="utf-8")
+    summaries = summarise(content["settings"]["rows"], content["results"])
+    assert [summary.name for summary in summaries] == list(content["settings"]["rows"])
+    assert min(len(summary.seeds) for summary in summaries) >= 3
+    shipped = yaml.safe_load((ROOT / "training/configs/study/rcmstr.yaml").read_text(encoding="utf-8"))
+    assert list(shipped["rows"]) == list(content["settings"]["rows"])
+    for found, told in zip(summaries, content["rows"], strict=True):
+        for head, measures in found.measures.items():
+            assert measures["word_accuracy"].mean == pytest.approx(
+                told["measures"][head]["word_accuracy"]["mean"]
+            )

@@ -1,9 +1,11 @@
-"""Whole pretraining runs of tiny models in one process: what they leave, and that they go on exactly."""
+"""Whole pretraining runs of tiny models in one process: what they leave, and that they go on exactly.
+
+Runs that are killed from outside are in `test_killed_pretraining`.
+"""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from safetensors.torch import load_file
 
 from modeling_rcmstr import PerSecForTextRecognition, RCMSTRForTextRecognition
 from tests.pretraining_settings import checkpoint_tensors, losses_of, read_log, write_run, write_words
-from tests.programs import run_program
 from training.pretraining_loop import PretrainingLoop
 from training.run_pretraining import main
 from training.word_trainer import TrainingDivergedError
@@ -300,48 +301,3 @@ def test_settings_that_cannot_be_right_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=match):
         main([str(write_run(tmp_path, words, **settings))])
-
-
-@pytest.mark.slow
-def test_kill_minus_9_at_any_moment_loses_no_bit(tmp_path: Path, words: Path) -> None:
-    """Killed within an update, and twice inside a save: the weights are those of a run left alone."""
-    settings: dict[str, Any] = {"max_steps": 6, "save_steps": 2, "batch_size": 2}
-    whole = write_run(tmp_path / "whole", words, **settings)
-    killed = write_run(tmp_path / "killed", words, **settings)
-    assert main([str(whole)]) == 0
-    # (module, function, call at which the process kills itself): the fourth update; a save's first and last
-    # file.
-    moments = [
-        ("training.pretraining_loop", "PretrainingLoop._clip", 4),
-        ("training.pretraining_checkpoint", "save_pretrained_model", 1),
-        ("training.pretraining_checkpoint", "random_state", 1),
-    ]
-    for module, function, call in moments:
-        code = KILLER.format(module=module, function=function, call=call, config=str(killed))
-        done = run_program([sys.executable, "-c", code])
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    assert main([str(killed), "resume=true"]) == 0
-    first, second = (
-        checkpoint_tensors(tmp_path / name / "run/checkpoints/checkpoint-6") for name in ("whole", "killed")
-    )
-    assert equal(first, second)
-    left = {path.name for path in (tmp_path / "killed/run/checkpoints").iterdir()}
-    assert left == {"checkpoint-4", "checkpoint-6"}, "half-written folders are cleared away"
-
-
-KILLER = """
-import importlib, os, signal
-owner = importlib.import_module({module!r})
-*path, name = {function!r}.split(".")
-for part in path:
-    owner = getattr(owner, part)
-function, calls = getattr(owner, name), []
-def killing(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
-setattr(owner, name, killing)
-from training.run_pretraining import main
-main([{config!r}, "resume=true"])
-"""

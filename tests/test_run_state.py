@@ -102,6 +102,25 @@ def test_checkpoints_are_counted_by_number_and_pruned(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "nowhere") == []
 
 
+def test_a_checkpoint_that_is_being_pruned_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that is killed there has deleted some of its files."""
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+
+    def kill(path: Path, ignore_errors: bool) -> None:
+        assert ignore_errors
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.run_state.shutil.rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            prune(tmp_path, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4"]
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["checkpoint-4"]
+
+
 def test_json_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
     write_json_file(tmp_path / "record.json", {"loss": float("nan"), 3: [float("inf"), (1.5, "é")]})
     assert json.loads((tmp_path / "record.json").read_text()) == {"loss": None, "3": [None, [1.5, "é"]]}
@@ -132,6 +151,20 @@ def test_the_log_drops_lines_of_a_lost_end_and_half_a_line(tmp_path: Path) -> No
     assert [entry["step"] for entry in again.entries()] == [1, 2]
     assert again.entries()[0] == {"step": 1, "loss": 0.5, "note": None}
     assert MetricsLog(tmp_path, tensorboard=False).entries() == [], "a new run starts an empty log"
+
+
+def test_a_log_that_is_being_shortened_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MetricsLog(tmp_path, tensorboard=False)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 0.5})
+
+    def kill(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(tmp_path, tensorboard=False, after_step=2)
+    assert [entry["step"] for entry in log.entries()] == [1, 2, 3]
 
 
 def test_numbers_also_go_to_tensorboard(tmp_path: Path) -> None:

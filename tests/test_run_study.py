@@ -51,12 +51,12 @@ def test_every_row_runs_once_with_every_seed(study: Path, capsys: pytest.Capture
     assert main([str(study), "seeds=[0]"]) == 0
     first = {path.name: path.read_bytes() for path in (folder / "results").iterdir()}
     assert sorted(first) == ["seqmoco-seed-0.json", "untrained-seed-0.json", "weak-seed-0.json"]
-    assert "3/3" in capsys.readouterr().out
+    assert capsys.readouterr().out.count(", seed 0: ctc ") == 3
     (folder / "results/untrained-seed-0.json").unlink()
     with pytest.raises(ValueError, match=r"other settings \(heads\).*choose another `output_dir`"):
         main([str(study), "head_updates=3"])
     assert main([str(study), "seeds=[0]"]) == 0
-    assert "1/1" in capsys.readouterr().out, "what is done stays"
+    assert capsys.readouterr().out.count(", seed 0: ctc ") == 1, "what is done stays"
     assert {path.name: path.read_bytes() for path in (folder / "results").iterdir()} == first, (
         "and comes out again"
     )
@@ -72,12 +72,29 @@ def test_every_row_runs_once_with_every_seed(study: Path, capsys: pytest.Capture
 def test_a_row_that_fails_does_not_stop_the_others(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = yaml.safe_load(study.read_text())
     settings["rows"] = {
-        "wrong": {**settings["rows"]["seqmoco"], "preset": "none"},
+        "wrong": {**settings["rows"]["seqmoco"], "model_settings": {"decouple": False}},
         "untrained": settings["rows"]["untrained"],
     }
     study.write_text(yaml.safe_dump(settings))
     assert main([str(study), "seeds=[0]"]) == 1
-    assert "failed: wrong, seed 0: ValueError" in capsys.readouterr().err
+    assert "failed: wrong, seed 0: StrictDataclass" in capsys.readouterr().err
+    assert (study.parent / "study/results/untrained-seed-0.json").is_file()
+
+
+def test_a_process_that_is_killed_is_started_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process that trains a row is ended from outside, once."""
+    mark = study.parent / "killed"
+    (study.parent / "sitecustomize.py").write_text(
+        "import os, pathlib, signal, sys\n"
+        f"mark = pathlib.Path({str(mark)!r})\n"
+        "if any('spawn_main' in part for part in sys.orig_argv) and not mark.exists():\n"
+        "    mark.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(study.parent))
+    rows = yaml.safe_load(study.read_text())["rows"]
+    assert main([str(study), "seeds=[0]", f"rows={as_yaml({'untrained': rows['untrained']})}"]) == 0
+    assert mark.exists()
     assert (study.parent / "study/results/untrained-seed-0.json").is_file()
 
 

@@ -1,14 +1,17 @@
 """Settings of a study: what is wrong is said before anything runs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modeling_rcmstr import PerSecConfig, RCMSTRConfig
+from tests.programs import ROOT
 from training.arguments import build_grouped_arguments, read_settings
 from training.study_arguments import StudyArguments
 
-SHIPPED = Path(__file__).resolve().parent.parent / "training/configs/study/study.yaml"
+SHIPPED = [ROOT / f"training/configs/study/{family}.yaml" for family in ("rcmstr", "persec")]
 MINIMAL: dict[str, Any] = {
     "rows": {"untrained": {"model": "model.json", "pretrained": False}},
     "pretraining": "pretrain.yaml",
@@ -38,13 +41,27 @@ def test_wrong_settings_are_refused_with_the_rule(change: dict[str, Any], match:
         build_grouped_arguments({**MINIMAL, **change}, StudyArguments)
 
 
-def test_the_shipped_study_has_every_row_that_the_papers_compare() -> None:
-    rows = build_grouped_arguments(read_settings(SHIPPED), StudyArguments).rows
-    presets = {row.get("preset") for row in rows.rows.values()}
+def test_the_shipped_studies_have_every_row_that_the_papers_compare() -> None:
+    studies = [build_grouped_arguments(read_settings(path), StudyArguments).rows for path in SHIPPED]
+    rows = [row for study in studies for row in study.rows.values()]
+    presets = {row.get("preset") for row in rows}
     assert {"seqmoco_without_kl", "seqmoco", "reg", "hier", "rclstr", "mim", "rcmstr"} <= presets
     assert {"stroke_only", "semantic_only", "A", "C", "without_quantizer"} <= presets
-    changes = [row.get("model_settings") or {} for row in rows.rows.values()]
-    assert {"decouple": False} in changes
-    assert any("mask_ratio" in change for change in changes)
-    assert any("mask_num_blocks" in change for change in changes)
-    assert len(rows.seeds or [0, 1, 2]) >= 3
+    changes = [row.get("model_settings") or {} for row in rows]
+    assert any(change.get("decouple") is False for change in changes)
+    assert any(change.get("mask_num_blocks") == 0 for change in changes), "random mask"
+    assert any(change.get("mask_ratio") == 0 for change in changes), "block mask"
+    assert all(len(study.seeds or []) >= 3 for study in studies)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_row_of_a_shipped_study_is_a_model_that_can_be_built(path: Path) -> None:
+    """Presets, model files and changed fields fit together; the weights are not made."""
+    rows = build_grouped_arguments(read_settings(path), StudyArguments).rows
+    assert (ROOT / rows.pretraining).is_file()
+    for name, row in rows.rows.items():
+        fields = json.loads((ROOT / row["model"]).read_text())
+        kind: Any = {"rcmstr": RCMSTRConfig, "persec": PerSecConfig}[fields.pop("model_type")]
+        preset = kind.presets()[row["preset"]] if "preset" in row else {}
+        config = kind(**{**fields, **preset, **(row.get("model_settings") or {})})
+        assert config.loss_weights or not row.get("pretrained", True), name

@@ -1,9 +1,9 @@
 """The slowly moving copy of a model that yields the keys of contrastive pretraining (MoCo, arXiv:1911.05722).
 
-It is float32 and lies outside DDP and the DeepSpeed engine: in bfloat16 a step of one thousandth is mostly
-rounded away, and an engine would cast it. Only parameters move (the running statistics of batch norm are
-never used here), and the rectifier stays as it was, as in the released RCLSTR code. It is saved with the
-run's state, not with the model.
+It is float32 or better and lies outside DDP and the DeepSpeed engine: in bfloat16 a step of one thousandth
+is mostly rounded away, and an engine would cast it. Only parameters move (the running statistics of batch
+norm are never used here), and the rectifier stays as it was, as in the released RCLSTR code. It is saved with
+the run's state, not with the model.
 
 Batch norm of the copy runs on the statistics of its batch. Three ways, named by the setting `batchnorm`:
 "local" (each process its own words), "synchronized" (all words; N processes equal one) and "shuffled" (the
@@ -28,7 +28,7 @@ RESTING = ("rectifier",)
 
 
 class MomentumEncoder:
-    """A float32 copy of a model whose parameters follow it.
+    """A copy of a model, in float32 or better, whose parameters follow it.
 
     Args:
         model: with `encode_keys(pixel_values) -> {level: (B, n, D)}`; unwrapped, on its device, parameters
@@ -45,7 +45,8 @@ class MomentumEncoder:
                 f"`key_momentum` must lie in 0 to below 1, got {momentum}; the papers use 0.999."
             )
         self.momentum = momentum
-        self.model: Any = copy.deepcopy(model).float().requires_grad_(False).train()
+        precise = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+        self.model: Any = copy.deepcopy(model).to(precise).requires_grad_(False).train()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -75,7 +76,7 @@ class MomentumEncoder:
             precision: an autocast context to encode under.
 
         Returns:
-            By level (B, n, D) float32 unit vectors of this process's own words, in order.
+            By level (B, n, D) unit vectors of this process's own words, in order, float32 or better.
         """
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         with precision or nullcontext():
@@ -83,7 +84,10 @@ class MomentumEncoder:
                 keys = self.model.encode_keys(pixel_values)
             else:
                 keys = self._encode_shuffled(pixel_values, shuffle)
-        return {level: features.float() for level, features in keys.items()}
+        return {
+            level: features.to(torch.promote_types(features.dtype, torch.float32))
+            for level, features in keys.items()
+        }
 
     def _encode_shuffled(self, pixel_values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         words = gather_rows(pixel_values)

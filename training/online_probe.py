@@ -129,10 +129,8 @@ class OnlineProbe:
     def _fit_and_read(self, features: list[Tensor], device: torch.device) -> dict[str, float]:
         count = len(self.train_words)
         seen = torch.cat(features[:count])
-        mean, deviation = (
-            seen.mean(0),
-            seen.std(0) + 1e-6,
-        )  # so that the scale of the features does not matter
+        # So that the scale of the features does not matter.
+        mean, deviation = seen.mean(0), seen.std(0) + 1e-6
         features = [(frames - mean) / deviation for frames in features]
         head = self.make_head(self.config, features[0].shape[1], self.tokenizer).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE)

@@ -70,10 +70,8 @@ class RCMSTRObjective(Objective):
         if model.config.key_levels:
             self.momentum = MomentumEncoder(model, float(arguments.key_momentum))
             height, width = model.config.image_size
-            device = next(model.parameters()).device
-            example = self.momentum.encode(
-                torch.zeros(2, model.config.num_channels, height, width, device=device)
-            )
+            blank = next(model.parameters()).new_zeros(2, model.config.num_channels, height, width)
+            example = self.momentum.encode(blank)
             self.queues = FeatureQueues(example, arguments.queue_size, words_per_slot * slots, seed)
 
     def inputs(self, batch: dict[str, Tensor], progress: Progress) -> dict[str, Any]:
@@ -184,8 +182,7 @@ class RCMSTRObjective(Objective):
         visible = self.model.sample_visible(words, pixel_values.shape[-1], generator)
         first = progress.slot * self.words_per_slot
         own = visible[first : first + self.words_per_slot]
-        hidden = (~visible).sum() / self.slots
-        self._hidden_share = float((~own).sum() / hidden)
+        self._hidden_share = self.slots * int((~own).sum()) / int((~visible).sum())
         return own.to(pixel_values.device)
 
     def _generator(self, stream: int, progress: Progress, *more: int) -> torch.Generator:

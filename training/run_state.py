@@ -140,7 +140,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints."""
     for path in checkpoints(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        # A session that is killed here must not leave half a checkpoint under the name of a whole one.
+        unnamed = path.with_name(f".{path.name}.replaced")
+        shutil.rmtree(unnamed, ignore_errors=True)
+        path.rename(unnamed)
+        shutil.rmtree(unnamed, ignore_errors=True)
 
 
 class MetricsLog:
@@ -159,7 +163,10 @@ class MetricsLog:
         self.path = folder / "log.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         kept = [line for line in lines if (entry := _parse_line(line)) and 0 < entry["step"] <= after_step]
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        # Not in place: a session that is killed here must not lose the lines of the earlier ones.
+        staging = self.path.with_name(f".{self.path.name}.unfinished")
+        staging.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        staging.replace(self.path)
         self.writer = None
         if tensorboard:
             try:

@@ -1,7 +1,7 @@
 """Compare ways of pretraining: pretrain every row with every seed, freeze the encoders, train heads on them.
 
-    python -m training.run_study training/configs/study/study.yaml
-    python -m training.run_study training/configs/study/study.yaml jobs=2 output_dir=runs/study
+    python -m training.run_study training/configs/study/rcmstr.yaml
+    python -m training.run_study training/configs/study/rcmstr.yaml jobs=2 output_dir=runs/study
 
 The rows are those of the papers' ablations, in small: RCLSTR's Table 1, RCMSTR's masks and decoupling, and
 PerSec's perceivers. All of them see the same drawn words for the same number of updates, and are judged by a
@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,6 +45,7 @@ from training.word_sources import RenderedSource, open_source
 
 SHARD_WORDS = 5000
 REFRESH_BATCH = 64
+POOLS = 5
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         if not result_file(folder, name, seed).is_file()
     ]
     failed = run_all(arguments, runs)
-    results = [json.loads(file.read_text("utf-8")) for file in sorted((folder / "results").glob("*.json"))]
+    found = [json.loads(file.read_text("utf-8")) for file in sorted((folder / "results").glob("*.json"))]
+    results = [result for result in found if result["row"] in arguments.rows.rows]
     if results:
         write_report(folder, arguments.flat(), results, machine_kind())
         print(f"{folder / 'study.md'}: {len(results)} results")
@@ -71,22 +74,47 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_all(arguments: StudyArguments, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int, str]]:
-    """Run rows, `jobs` of them side by side; returns those that failed and why."""
-    failed = []
-    with ProcessPoolExecutor(arguments.run.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        started = {pool.submit(run_row, arguments, name, seed): (name, seed) for name, seed in runs}
-        for number, done in enumerate(as_completed(started), 1):
-            name, seed = started[done]
-            if (error := done.exception()) is not None:
-                failed.append((name, seed, f"{type(error).__name__}: {error}"))
-                continue
-            numbers = done.result()["heads"]
-            read = "  ".join(f"{head} {100 * numbers[head]['word_accuracy']:.1f} %" for head in numbers)
-            print(f"{number}/{len(runs)}  {name}, seed {seed}: {read}", flush=True)
-    return failed
+    """Run rows, `jobs` of them side by side; returns those that failed and why.
+
+    A process that something ends from outside takes its pool with it; what was not done then gets a new one.
+    """
+    left, failed = list(runs), []
+    for _ in range(POOLS):
+        broken = []
+        with ProcessPoolExecutor(arguments.run.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+            started = {pool.submit(run_row, arguments, name, seed): (name, seed) for name, seed in left}
+            for done in as_completed(started):
+                name, seed = started[done]
+                error = done.exception()
+                if isinstance(error, BrokenProcessPool):
+                    broken.append((name, seed, str(error)))
+                elif error is not None:
+                    failed.append((name, seed, str(error)))
+                else:
+                    numbers = done.result()["heads"]
+                    read = "  ".join(
+                        f"{head} {100 * numbers[head]['word_accuracy']:.1f} %" for head in numbers
+                    )
+                    print(f"{name}, seed {seed}: {read}", flush=True)
+        left = [run for run in left if run in {(name, seed) for name, seed, _ in broken}]
+        if not left:
+            return failed
+    return failed + broken
 
 
 def run_row(arguments: StudyArguments, name: str, seed: int) -> dict[str, Any]:
+    """Do one row with one seed.
+
+    Raises:
+        RuntimeError: for whatever went wrong; not every exception finds its way out of a process.
+    """
+    try:
+        return pretrain_and_read(arguments, name, seed)
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def pretrain_and_read(arguments: StudyArguments, name: str, seed: int) -> dict[str, Any]:
     """Pretrain one row with one seed, read from its frozen encoder, and write the result."""
     torch.set_num_threads(arguments.run.threads)
     torch.set_flush_denormal(True)

@@ -53,11 +53,12 @@ class SynchronizedBatchNorm2d(SparseBatchNorm2d):
         """Normalise (B, C, H, W); arguments as in `SparseBatchNorm2d`."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(feature_map, active, update_statistics)
-        mean, variance, count = self._global_statistics(feature_map.float(), active)
+        precise = torch.promote_types(feature_map.dtype, torch.float32)
+        mean, variance, count = self._global_statistics(feature_map.to(precise), active)
         if update_statistics:
             self._move_running_statistics(mean.detach(), variance.detach(), count, active is not None)
-        scale = self.weight.float() * torch.rsqrt(variance + self.eps)  # (C,)
-        shift = self.bias.float() - mean * scale
+        scale = self.weight.to(precise) * torch.rsqrt(variance + self.eps)  # (C,)
+        shift = self.bias.to(precise) - mean * scale
         output = (feature_map * scale[:, None, None] + shift[:, None, None]).to(feature_map.dtype)
         return output if active is None else output * active.to(output.dtype)
 
@@ -68,7 +69,7 @@ class SynchronizedBatchNorm2d(SparseBatchNorm2d):
             mean = values.mean((0, 2, 3))
             deviations = (values - mean[:, None, None]).square().sum((0, 2, 3))
         else:
-            count = active.sum(dtype=torch.float32)
+            count = active.sum(dtype=values.dtype)
             mean = values.sum((0, 2, 3)) / count.clamp(min=1.0)  # inactive positions hold zeros
             deviations = ((values - mean[:, None, None]) * active).square().sum((0, 2, 3))
         parts = gather_with_gradient(torch.cat([count[None], mean, deviations]))  # (N, 1 + 2 C)
