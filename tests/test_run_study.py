@@ -98,7 +98,9 @@ def test_a_process_that_is_killed_is_started_again(study: Path, monkeypatch: pyt
     assert (study.parent / "study/results/untrained-seed-0.json").is_file()
 
 
-def test_statistics_are_the_plain_means_over_the_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_aspect_ratio", [False, True])
+def test_statistics_are_the_plain_means_over_the_batches(tmp_path: Path, keep_aspect_ratio: bool) -> None:
+    """Words of unequal width are padded and come with their mask, like in training."""
     words = write_words(tmp_path / "words", 6)
 
     class Encoder(nn.Module):
@@ -106,10 +108,14 @@ def test_statistics_are_the_plain_means_over_the_batches(tmp_path: Path) -> None
             super().__init__()
             self.norm: Any = nn.BatchNorm2d(3, momentum=0.3)
 
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        def forward(self, pixel_values: torch.Tensor, pixel_mask: Any) -> torch.Tensor:
+            assert (pixel_mask is not None) == keep_aspect_ratio
             return torch.as_tensor(self.norm(pixel_values))
 
-    encoder, processor = Encoder(), TextRecognitionImageProcessor(size={"height": 32, "width": 100})
+    encoder = Encoder()
+    processor = TextRecognitionImageProcessor(
+        size={"height": 32, "width": 100}, keep_aspect_ratio=keep_aspect_ratio
+    )
     encoder.norm.running_mean.fill_(7.0)
     refresh_batchnorm(encoder, processor, f"folder:{words}", 6)
     pixels = processor([str(path) for path in sorted(words.glob("*.png"))], return_tensors="pt")[

@@ -28,6 +28,8 @@ MINIMAL: dict[str, Any] = {
         ({"rows": {"a": {"preset": "reg"}}}, "'a' must name its `model`"),
         ({"seeds": []}, "different whole numbers"),
         ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"comparisons": [["untrained", "reg"]]}, r"must hold pairs of rows, got \['untrained', 'reg'\]"),
+        ({"comparisons": [["untrained"]]}, "must hold pairs of rows"),
         ({"heads": ["ctc", "crf"]}, "must be of ctc, attention"),
         ({"heads": []}, "must be of ctc, attention"),
         ({"test_words": 0}, "`test_words` must be at least 1"),

@@ -130,6 +130,22 @@ def summarise(
     return summaries
 
 
+def compare_rows(
+    results: Sequence[Mapping[str, Any]], first: str, second: str, measure: str = "word_accuracy"
+) -> dict[str, Estimate]:
+    """By head, how far `first` is above `second`, over the seeds that both ran with; empty without any."""
+    runs = {(result["row"], result["seed"]): result["heads"] for result in results}
+    seeds = sorted(seed for row, seed in runs if row == first and (second, seed) in runs)
+    if not seeds:
+        return {}
+    return {
+        head: estimate(
+            [runs[first, seed][head][measure] - runs[second, seed][head][measure] for seed in seeds]
+        )
+        for head in runs[first, seeds[0]]
+    }
+
+
 def write_report(
     folder: Path,
     settings: Mapping[str, Any],
@@ -170,6 +186,7 @@ def study_table(content: Mapping[str, Any]) -> str:
             ]
         cells += [f"{row['effective_rank']:.1f}", f"{row['minutes']:.1f}" if row["minutes"] else ""]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += _comparison_lines(content, heads)
     seeds = max(len(row["seeds"]) for row in rows)
     trained = next((one["pretraining"] for one in content["results"] if one["pretraining"]), None)
     seen = f"{trained['steps']} updates, {trained['images_seen']:,} words; " if trained else ""
@@ -180,12 +197,26 @@ def study_table(content: Mapping[str, Any]) -> str:
         f"from {settings['refresh_words']} unlabelled words, and each head learns from "
         f"{settings['labelled_words']} labelled words for {settings['head_updates']} updates of 64 and reads "
         f"{settings['test_words']} others: word accuracy on lower-cased letters and digits, mean over seeds "
-        "with Student's 95 % interval. The gain is the difference to the untrained encoder, seed by seed. "
-        "Rank: effective rank of the words' mean features. "
+        "with Student's 95 % interval. The gain is the difference to the untrained encoder; all differences "
+        "are taken seed by seed. Rank: effective rank of the words' mean features. "
         f"{machine.get('cpu', '')}, {settings['threads']} thread a row, PyTorch {machine.get('torch', '')}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _comparison_lines(content: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
+    settings = content["settings"]
+    labels = {name: row.get("label", name) for name, row in settings["rows"].items()}
+    lines = []
+    for first, second in settings.get("comparisons") or []:
+        if found := compare_rows(content["results"], first, second):
+            cells = [_percent(asdict(found[head]), sign="+") for head in heads]
+            lines.append("| " + " | ".join([labels[first], labels[second], *cells]) + " |")
+    if not lines:
+        return []
+    columns = ["row", "over", *(f"{HEAD_NAMES[head]}, points" for head in heads)]
+    return ["", "| " + " | ".join(columns) + " |", "|---|---" + "|---:" * len(heads) + "|", *lines]
 
 
 def draw_study(summaries: Sequence[RowSummary], path: Path) -> None:

@@ -225,16 +225,18 @@ def refresh_batchnorm(encoder: nn.Module, image_processor: Any, source: str, cou
     if norms and count:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None
         images = open_source(source)
-        pictures = []
+        usable = []
         for index in range(min(count, images.size or count)):
             with contextlib.suppress(*UNREADABLE):
-                pictures.append(
-                    image_processor(images.row(index)["image"], return_tensors="pt")["pixel_values"]
-                )
-        for start in range(0, len(pictures), REFRESH_BATCH):
-            encoder(torch.cat(pictures[start : start + REFRESH_BATCH]))
+                image = images.row(index)["image"]
+                image_processor(image)
+                usable.append(image)
+        for number, start in enumerate(range(0, len(usable), REFRESH_BATCH), 1):
+            for norm in norms:
+                norm.momentum = 1 / number
+            batch = image_processor(usable[start : start + REFRESH_BATCH], return_tensors="pt")
+            encoder(batch["pixel_values"], pixel_mask=batch.get("pixel_mask"))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     encoder.eval()

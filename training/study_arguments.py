@@ -23,15 +23,17 @@ class StudyRowsArguments:
         pretraining: YAML file of the settings that all rows share; see `pretraining_arguments`.
         pretraining_settings: settings of it to change for all rows, for example {"max_steps": 2000}.
         seeds: of weights, order of words, views, masks and heads; each row runs once with each.
+        comparisons: pairs of rows whose difference, seed by seed, the report states.
     """
 
     rows: dict[str, dict[str, Any]]
     pretraining: str
     pretraining_settings: dict[str, Any] | None = None
     seeds: list[int] | None = None
+    comparisons: list[list[str]] | None = None
 
     def validate_rows(self) -> None:
-        """Rows name a model and nothing unknown."""
+        """Rows name a model and nothing unknown; what is compared are rows."""
         if not self.rows:
             raise ValueError("`rows` must name at least one row.")
         for name, row in self.rows.items():
@@ -43,6 +45,9 @@ class StudyRowsArguments:
                 raise ValueError(f"`rows`: {name!r} must name its `model`, a model.json.")
         if self.seeds is not None and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
             raise ValueError(f"`seeds` must be different whole numbers, at least one; got {self.seeds}.")
+        for pair in self.comparisons or []:
+            if len(pair) != 2 or not set(pair) <= set(self.rows):
+                raise ValueError(f"`comparisons` must hold pairs of rows, got {pair}.")
 
 
 @strict
