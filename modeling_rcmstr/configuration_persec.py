@@ -134,7 +134,8 @@ class PerSecConfig(TextRecognitionConfig):
         diversity_scope: positions that the codebook statistics are taken over, "masked" or "all".
 
     Raises:
-        ValueError: when a field or a combination is not usable; the message names the field and the remedy.
+        StrictDataclassError: (of huggingface_hub) when a field or a combination is not usable; the message
+            names the field and the remedy.
     """
 
     model_type = "persec"

@@ -86,7 +86,8 @@ class RCMSTRConfig(TextRecognitionConfig):
             (vit).
 
     Raises:
-        ValueError: when a field or a combination is not usable; the message names the field and the remedy.
+        StrictDataclassError: (of huggingface_hub) when a field or a combination is not usable; the message
+            names the field and the remedy.
     """
 
     model_type = "rcmstr"

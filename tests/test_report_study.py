@@ -113,18 +113,28 @@ def test_rows_are_compared_seed_by_seed(tmp_path: Path) -> None:
     assert "never_run" not in table
 
 
-def test_the_published_study_is_what_its_results_say() -> None:
+@pytest.mark.parametrize("family", ["rcmstr", "persec"])
+def test_the_published_study_is_what_its_results_say(family: str) -> None:
     """Nobody types its numbers; every row of the shipped settings ran with at least three seeds."""
-    folder = ROOT / "docs/study"
+    folder = ROOT / "docs/study" / family
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert study_table(content) == (folder / "study.md").read_text(encoding="utf-8")
     summaries = summarise(content["settings"]["rows"], content["results"])
     assert [summary.name for summary in summaries] == list(content["settings"]["rows"])
     assert min(len(summary.seeds) for summary in summaries) >= 3
-    shipped = yaml.safe_load((ROOT / "training/configs/study/rcmstr.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / f"training/configs/study/{family}.yaml").read_text(encoding="utf-8"))
     assert list(shipped["rows"]) == list(content["settings"]["rows"])
     for found, told in zip(summaries, content["rows"], strict=True):
         for head, measures in found.measures.items():
             assert measures["word_accuracy"].mean == pytest.approx(
                 told["measures"][head]["word_accuracy"]["mean"]
             )
+
+
+@pytest.mark.parametrize("family", ["rcmstr", "persec"])
+def test_the_published_study_shows_that_pretraining_helps(family: str) -> None:
+    """The margin set beforehand: the interval of the gain over random initialisation lies above nothing."""
+    content = json.loads((ROOT / "docs/study" / family / "results.json").read_text(encoding="utf-8"))
+    found = compare_rows(content["results"], family, "random_init")
+    assert found["ctc"].low > 0
+    assert found["attention"].mean > 0

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from modeling_rcmstr import PerSecConfig, RCMSTRConfig
+from modeling_rcmstr import PerSecConfig, PerSecModel, RCMSTRConfig
 from tests.programs import ROOT
 from training.arguments import build_grouped_arguments, read_settings
 from training.study_arguments import StudyArguments
@@ -54,6 +55,18 @@ def test_the_shipped_studies_have_every_row_that_the_papers_compare() -> None:
     assert any(change.get("mask_num_blocks") == 0 for change in changes), "random mask"
     assert any(change.get("mask_ratio") == 0 for change in changes), "block mask"
     assert all(len(study.seeds or []) >= 3 for study in studies)
+
+
+@pytest.mark.parametrize(("model", "columns"), [("persec_small", 29), ("persec_trba", 96)])
+def test_frames_of_persecs_encoders_see_so_many_columns(model: str, columns: int) -> None:
+    """Where the gradient of one frame arrives: what its neighbours tell of a hidden frame depends on it."""
+    fields = json.loads((ROOT / f"training/configs/study/{model}.json").read_text())
+    del fields["model_type"]
+    encoder = PerSecModel(PerSecConfig(**fields)).double().eval()
+    words = torch.randn(1, 3, 32, 400, dtype=torch.double, requires_grad=True)
+    frames = encoder(words).last_hidden_state
+    (gradient,) = torch.autograd.grad(frames[..., frames.shape[-1] // 2].square().sum(), words)
+    assert int((gradient.abs().sum((0, 1, 2)) > 0).sum()) == columns
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
