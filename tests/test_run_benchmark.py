@@ -148,3 +148,21 @@ def test_a_peer_reads_the_same_words(
     assert second["scores"]["correct"] == 0
     assert first["fingerprint"] == second["fingerprint"] == report["sets"][0]["fingerprint"]
     assert first["scores"]["interval"]["low"] < 1 / 3 < first["scores"]["interval"]["high"]
+
+
+def test_a_report_is_written_beside_the_table(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "report"
+    assert main([str(checkpoint), str(data / "one"), "--report", str(folder), "--precision", "0.5"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.json"]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["analysis"]["precision"] == 0.5
+    assert results["sets"][0]["scores"]["words"] == 3
+    assert f"written: {folder / 'index.html'}" in capsys.readouterr().out
+
+
+def test_a_precision_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["default", "words", "--precision", "95"])
+    assert "write 95 % as 0.95" in capsys.readouterr().err

@@ -36,6 +36,7 @@ from training.benchmark_measurement import (
     report_reader,
     sample_accuracy,
 )
+from training.benchmark_report import write_benchmark_report
 from training.benchmark_sets import BenchmarkSet, FoundSets, find_sets, open_sets
 from training.benchmarks import BENCHMARKS, PROTOCOL, PROTOCOL_NAME, choose_benchmark
 from training.run_state import write_json_file
@@ -72,6 +73,11 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None:
         write_json_file(Path(options.output), measurement)
         print(f"written: {options.output}")
+    if options.report is not None:
+        page = write_benchmark_report(
+            Path(options.report), measurement, found.sets, [ours, *theirs], reader, options.precision
+        )
+        print(f"written: {page}")
     return 0
 
 
@@ -103,6 +109,13 @@ def parse_benchmark_options(argv: Sequence[str]) -> argparse.Namespace:
         "--peer-batch-size", type=_positive, default=16, help="words that a peer reads at once"
     )
     parser.add_argument("--output", help="write the results to this JSON file")
+    parser.add_argument("--report", metavar="FOLDER", help="write index.html with an error analysis into it")
+    parser.add_argument(
+        "--precision",
+        type=_share,
+        default=0.95,
+        help="in the report: share of the accepted words that shall be right; default 0.95",
+    )
     parser.add_argument("--batch-size", type=_positive, default=32, help="words that the model reads at once")
     parser.add_argument("--threads", type=_positive, help="CPU threads; default: the library's choice")
     parser.add_argument("--limit", type=_positive, help="words of each set, at most, from its start")
@@ -184,6 +197,7 @@ def run_settings(options: argparse.Namespace, found: FoundSets) -> dict[str, Any
         benchmark = {
             "name": chosen.name,
             "text": chosen.text,
+            "averaged": chosen.averaged,
             "missing": found.missing,
             "notices": found.notices,
         }
@@ -235,6 +249,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must lie above 0 and up to 1, got {number:g}; write 95 % as 0.95")
     return number
 
 
