@@ -12,8 +12,10 @@ from tests.word_folders import save_untrained, write_words
 from training import run_benchmark
 from training.benchmark_measurement import Readings, SetResult, score_readings
 from training.benchmark_sets import BenchmarkSet
-from training.run_benchmark import format_table, main, parse_groups
-from training.word_readers import Reader
+from training.benchmarks import BENCHMARKS, TEST_SETS
+from training.run_benchmark import format_table, main, parse_benchmark_options, parse_groups
+from training.run_speed import parse_speed_options
+from training.word_readers import PEERS, Reader
 
 Words = list[tuple[Image.Image, str]]
 
@@ -166,3 +168,19 @@ def test_a_precision_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["default", "words", "--precision", "95"])
     assert "write 95 % as 0.95" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_guide_are_understood() -> None:
+    """Every command of docs/benchmark.md parses; benchmarks, peers and sizes are those of the code."""
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in guide.splitlines() if line.startswith("python -m")]
+    parsers = {"training.run_benchmark": parse_benchmark_options, "training.run_speed": parse_speed_options}
+    assert {words[2] for words in commands} == set(parsers)
+    for words in commands:
+        parsers[words[2]](words[3:])
+    for benchmark in BENCHMARKS.values():
+        assert f"| `{benchmark.name}` |" in guide
+    for peer in PEERS:
+        assert f"| `{peer}` |" in guide
+    for name in BENCHMARKS["union14m-benchmark"].sets:
+        assert f" {TEST_SETS[name].words}" in guide or f" {TEST_SETS[name].words:,}" in guide

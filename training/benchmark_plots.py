@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 
 from training.calibration import AcceptedShare, CalibrationBin
@@ -153,7 +154,7 @@ def plot_confusions(confusions: Sequence[Confusion], name: str, title: str) -> s
     values = [[100 * shares.get((row, column), math.nan) for column in columns] for row in rows]
 
     def draw(axes: Axes) -> None:
-        image = axes.imshow(values, cmap="viridis", vmin=0, aspect="auto")
+        image = axes.imshow(values, cmap=_shades(COLOURS[1]), vmin=0, aspect="auto")
         axes.set_xticks(range(len(columns)), [column or NO_CHARACTER for column in columns])
         axes.set_yticks(range(len(rows)), [row or NO_CHARACTER for row in rows])
         if "" in columns:
@@ -166,6 +167,11 @@ def plot_confusions(confusions: Sequence[Confusion], name: str, title: str) -> s
         bar.outline.set_edgecolor(PAGE_COLOUR)
 
     return _figure(draw, name, title, height=4.2, width=5.2)
+
+
+def _shades(colour: str) -> LinearSegmentedColormap:
+    """From nearly transparent to a colour, so that few and many differ on any page."""
+    return LinearSegmentedColormap.from_list("shades", [to_rgba(colour, 0.08), to_rgba(colour, 1.0)])
 
 
 def _most_frequent(confusions: Sequence[Confusion], keys: Sequence[str]) -> list[str]:

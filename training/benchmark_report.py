@@ -47,7 +47,7 @@ from training.run_state import write_json_file
 
 TEMPLATE = Path(__file__).with_name("benchmark_report.html")
 SHOWN_MISTAKES = 24
-SHOWN_CONFUSIONS = 20
+SHOWN_CONFUSIONS = 15
 # Pictures of words are shrunk to this before they go into the page.
 LARGEST_PICTURE = (320, 96)
 
