@@ -20,6 +20,7 @@ from PIL import Image
 
 from modeling_rcmstr.image_reading import read_image
 from training import benchmark_plots as plots
+from training.augmentation import WORKING_HEIGHT
 from training.benchmark_measurement import ReaderReport, mean_accuracy, sample_accuracy
 from training.benchmark_sets import BenchmarkSet
 from training.benchmarks import normalise_alphanumeric
@@ -172,6 +173,7 @@ def render_page(
         means=[(mean_accuracy(one.results), sample_accuracy(one.results)) for one in readers],
         averaged=len(readers[0].results) > 1 and (benchmark is None or benchmark["averaged"]),
         analysis=analysis,
+        working_height=WORKING_HEIGHT,
         plots=draw_plots(records, analysis),
         confusions=analysis.confusions[:SHOWN_CONFUSIONS],
         mistakes=[(record, picture_of(record.image)) for record in mistakes],
