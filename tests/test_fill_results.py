@@ -58,9 +58,9 @@ def speed() -> dict[str, Any]:
 
 def test_results_table_states_n_interval_protocol_and_machine(results: dict[str, Any]) -> None:
     lines = results_table(results).splitlines()
-    assert lines[2] == "| `signs` | 200 | 80.5 | 74.5 to 85.4 | 75.0 | 91.2 | 102 |"
+    assert lines[2] == "| `signs` | 200 | 80.5 | 74.5 to 85.4 | 75.0 | 91.2 | 102 | `f` |"
     assert lines[3].startswith("| `all` (signs + notes) | 200 |")
-    assert "Protocol rule-1. Lower case." in lines
+    assert any(line.startswith("Protocol rule-1. Lower case. The fingerprint") for line in lines)
     assert lines[-1] == (
         "Checkpoint `default`, weights 0123456789abcdef; batches of 32; "
         "A processor, 2 threads, PyTorch 2.13.0."
@@ -69,6 +69,11 @@ def test_results_table_states_n_interval_protocol_and_machine(results: dict[str,
 
 def test_results_table_admits_a_limit(results: dict[str, Any]) -> None:
     assert "Only the first 50 words of each set." in results_table({**results, "limit": 50})
+
+
+def test_results_table_names_the_benchmark_and_what_it_lacks(results: dict[str, Any]) -> None:
+    benchmark = {"name": "common-benchmarks", "notices": ["SVT is missing."]}
+    assert "Sets: common-benchmarks. SVT is missing." in results_table({**results, "benchmark": benchmark})
 
 
 def test_speed_table_takes_medians_and_states_the_ratio(speed: dict[str, Any]) -> None:

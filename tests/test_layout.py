@@ -198,7 +198,7 @@ def test_dependencies_are_declared_and_used() -> None:
     extras = setup["options.extras_require"]
     train, bench = declared(extras["train"]), declared(extras["bench"])
     in_package = set().union(*map(imported_libraries, PACKAGE_FILES))
-    in_training = set().union(*map(imported_libraries, TRAINING_FILES)) - OUR_FOLDERS
+    in_training = set().union(*map(imported_libraries, TRAINING.rglob("*.py"))) - OUR_FOLDERS
     assert in_package - NOT_IMPORTED <= core
     assert in_training - NOT_IMPORTED <= core | train | bench
     in_tests = set().union(*map(imported_libraries, (ROOT / "tests").glob("*.py"))) - OUR_FOLDERS

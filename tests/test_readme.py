@@ -11,7 +11,7 @@ import pytest
 
 from modeling_rcmstr import cli, default_checkpoint
 from training import fill_results
-from training.run_benchmark import checkpoint_hash
+from training.benchmark_measurement import checkpoint_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,20 +1,21 @@
 import hashlib
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from tests.word_folders import save_untrained, write_words
 from training import run_benchmark
-from training.metrics import score_words
-from training.run_benchmark import BenchmarkSet, checkpoint_hash, main, measure, open_sets, parse_groups, pool
+from training.benchmark_measurement import Readings, SetResult, score_readings
+from training.benchmark_sets import BenchmarkSet
+from training.benchmarks import BENCHMARKS, TEST_SETS
+from training.run_benchmark import format_table, main, parse_benchmark_options, parse_groups
+from training.run_speed import parse_speed_options
+from training.word_readers import PEERS, Reader
 
 Words = list[tuple[Image.Image, str]]
 
@@ -35,17 +36,6 @@ def data(tmp_path: Path, eight_words: Words) -> Path:
     (bad / "labels.tsv").write_text("0.png\tlost\n1.png\t...\nmissing.png\tgone\n", encoding="utf-8")
     (tmp_path / "data" / "notes").mkdir()
     return tmp_path / "data"
-
-
-class EchoReader:
-    """Reads every word as its label, but for some."""
-
-    def __init__(self, answers: dict[int, dict[str, Any]]) -> None:
-        self.answers = answers
-
-    def __call__(self, images: list[Any], on_error: str) -> list[dict[str, Any]]:
-        assert on_error == "return"
-        return [self.answers.get(image, {"text": f"word {image}", "score": 1.0}) for image in images]
 
 
 def test_the_command_writes_a_table_and_a_complete_report(
@@ -73,61 +63,6 @@ def test_the_command_writes_a_table_and_a_complete_report(
     assert report["mean_word_accuracy"] == pytest.approx(sum(accuracies) / 3)
 
 
-def test_predictions_meet_their_labels_and_unreadable_images_count_as_wrong() -> None:
-    labels = ["word 0", "WORD 1", "word 2", "word 3"]
-    answers: dict[int, dict[str, Any]] = {
-        2: {"text": None, "score": 0.0, "error": "cut off"},
-        3: {"text": "other", "score": 0.5},
-    }
-    predictions, result = measure(EchoReader(answers), BenchmarkSet("set", [0, 1, 2, 3], labels, "f"))
-    assert predictions == ["word 0", "word 1", "", "other"]
-    assert result.scores == score_words(predictions, labels)
-    assert result.scores.word_accuracy == 0.5
-    assert result.unreadable == 1
-
-
-def test_a_pooled_row_is_its_words_together_not_the_mean_of_its_sets() -> None:
-    sets = [
-        BenchmarkSet("small", [0], ["word 0"], "a"),
-        BenchmarkSet("large", [1, 2, 3], ["x", "x", "word 3"], "b"),
-    ]
-    measured = {words.name: measure(EchoReader({}), words) for words in sets}
-    predictions = {name: texts for name, (texts, _) in measured.items()}
-    pooled = pool("both", ["small", "large"], sets, predictions, [result for _, result in measured.values()])
-    assert pooled.scores.words == 4
-    assert pooled.scores.word_accuracy == 0.5
-    assert pooled.fingerprint not in ("a", "b")
-
-
-def test_a_folder_of_folders_gives_a_set_each_by_name(data: Path) -> None:
-    assert [words.name for words in open_sets(str(data))] == ["bad", "one", "two"]
-    assert [words.name for words in open_sets(str(data / "two"))] == ["two"]
-    assert [len(words.labels) for words in open_sets(str(data), limit=2)] == [2, 2, 2]
-
-
-def test_a_parquet_file_and_a_source_string_are_sets_too(tmp_path: Path, eight_words: Words) -> None:
-    encoded = []
-    for image, _ in eight_words:
-        buffer = BytesIO()
-        image.save(buffer, format="PNG")
-        encoded.append({"bytes": buffer.getvalue(), "path": None})
-    path = tmp_path / "words.parquet"
-    pq.write_table(pa.table({"image": encoded, "label": [text for _, text in eight_words]}), path)
-    (plain,) = open_sets(str(path))
-    (named,) = open_sets(f"parquet:{path}?text=label")
-    assert plain.name == named.name == "words"
-    assert plain.labels == named.labels == [text for _, text in eight_words]
-
-
-def test_the_fingerprint_tells_other_words_and_labels_apart(data: Path) -> None:
-    before = {words.name: words.fingerprint for words in open_sets(str(data))}
-    assert before == {words.name: words.fingerprint for words in open_sets(str(data))}
-    labels = data / "one" / "labels.tsv"
-    labels.write_text(labels.read_text(encoding="utf-8").replace("book", "hook"), encoding="utf-8")
-    after = {words.name: words.fingerprint for words in open_sets(str(data))}
-    assert [name for name in before if before[name] != after[name]] == ["one"]
-
-
 @pytest.mark.parametrize("text", ["scene", "scene=", "=one", "scene=one,three", "one=one", "scene=one extra"])
 def test_a_group_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="NAME=SET,SET"):
@@ -139,21 +74,9 @@ def test_two_sets_of_one_name_are_refused() -> None:
         parse_groups([], ["one", "one"])
 
 
-def test_a_place_without_words_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for place in ("empty", "nowhere"):
-        with pytest.raises(ValueError, match="neither a parquet file, nor a folder"):
-            open_sets(str(tmp_path / place))
-    (tmp_path / "empty" / "labels.tsv").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no words"):
-        open_sets(str(tmp_path / "empty"))
-
-
 def test_a_folder_that_is_no_checkpoint_is_refused(data: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         main([str(data / "one"), str(data / "one")])
-    with pytest.raises(ValueError, match=r"no \.safetensors"):
-        checkpoint_hash(data / "one")
 
 
 def test_numbers_of_the_command_line_are_positive(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,12 +85,102 @@ def test_numbers_of_the_command_line_are_positive(capsys: pytest.CaptureFixture[
     assert "must be at least 1" in capsys.readouterr().err
 
 
-def test_the_table_shows_percent_and_the_unweighted_mean() -> None:
-    results = [
-        measure(EchoReader({}), BenchmarkSet("right", [0], ["word 0"], "a"))[1],
-        measure(EchoReader({}), BenchmarkSet("wrong", [1, 2], ["x", "..."], "b"))[1],
-    ]
-    lines = run_benchmark.format_table(results, []).splitlines()
-    assert lines[2].split()[:4] == ["right", "1", "100.0", "20.7-100.0"]
+def result_of(name: str, predictions: list[str], labels: list[str]) -> SetResult:
+    return score_readings(BenchmarkSet(name, [0], labels, "f00d"), Readings(predictions, [], 0, 1.0))
+
+
+def test_the_table_shows_percent_both_means_and_the_fingerprint() -> None:
+    results = [result_of("right", ["a"] * 3, ["A"] * 3), result_of("wrong", ["a", "b"], ["x", "..."])]
+    lines = format_table(results, []).splitlines()
+    assert lines[0].split()[-1] == "alphanumeric-36-v1"
+    assert lines[2].split()[:4] == ["right", "3", "100.0", "43.9-100.0"]
+    assert lines[2].split()[-1] == "f00d"
     assert lines[4].split() == ["mean", "of", "the", "sets", "50.0"]
-    assert lines[5].startswith("wrong: 0 unreadable images, 1 words left out")
+    assert lines[5].split() == ["mean", "over", "words", "4", "75.0"]
+    assert lines[6].startswith("wrong: 0 unreadable images, 1 words left out")
+
+
+def test_sets_that_overlap_have_no_mean() -> None:
+    results = [result_of("a", ["a"], ["a"]), result_of("b", ["a"], ["b"])]
+    assert "mean" not in format_table(results, [], averaged=False)
+
+
+def test_a_protocol_is_measured_and_what_is_missing_is_said(
+    checkpoint: Path, tmp_path: Path, eight_words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_words(tmp_path / "sets" / "CUTE80", eight_words)
+    output = tmp_path / "results.json"
+    options = ["--protocol", "common-benchmarks", "--output", str(output), "--limit", "2"]
+    assert main([str(checkpoint), str(tmp_path / "sets"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "note: IIIT5K is missing" in printed
+    assert "note: CUTE80 has 8 words (all labels), the protocol 288" in printed
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert report["benchmark"]["name"] == "common-benchmarks"
+    assert report["benchmark"]["missing"] == ["IIIT5K", "SVT", "IC13_1015", "IC15_2077", "SVTP"]
+    assert [result["scores"]["words"] for result in report["sets"]] == [2]
+    assert report["sets"][0]["protocol"] == "alphanumeric-36-v1"
+
+
+def test_a_protocol_needs_one_folder(data: Path) -> None:
+    with pytest.raises(ValueError, match="one folder that holds the test sets, got 2"):
+        main(["default", str(data), str(data), "--protocol", "common-benchmarks"])
+
+
+def test_a_peer_reads_the_same_words(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two peers, one that reads every word as "book" and one that says nothing."""
+    read = {"tesseract": "book", "rapidocr": ""}
+    threads: list[int] = []
+
+    def fake(name: str, count: int, batch_size: int) -> Reader:
+        threads.append(count)
+        return Reader(f"{name} 1", lambda images: [read[name]] * len(images))
+
+    monkeypatch.setattr(run_benchmark, "peer_reader", fake)
+    output = tmp_path / "results.json"
+    peers = ["--peer", "tesseract", "--peer", "rapidocr", "--peer", "tesseract"]
+    assert main([str(checkpoint), str(data / "one"), "--output", str(output), *peers]) == 0
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert [peer["name"] for peer in report["peers"]] == ["tesseract 1", "rapidocr 1"]
+    assert threads == [report["machine"]["threads"]] * 2
+    (first,), (second,) = (peer["sets"] for peer in report["peers"])
+    assert first["scores"]["correct"] == 1
+    assert second["scores"]["correct"] == 0
+    assert first["fingerprint"] == second["fingerprint"] == report["sets"][0]["fingerprint"]
+    assert first["scores"]["interval"]["low"] < 1 / 3 < first["scores"]["interval"]["high"]
+
+
+def test_a_report_is_written_beside_the_table(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "report"
+    assert main([str(checkpoint), str(data / "one"), "--report", str(folder), "--precision", "0.5"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "results.json"]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert results["analysis"]["precision"] == 0.5
+    assert results["sets"][0]["scores"]["words"] == 3
+    assert f"written: {folder / 'index.html'}" in capsys.readouterr().out
+
+
+def test_a_precision_is_a_share(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["default", "words", "--precision", "95"])
+    assert "write 95 % as 0.95" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_guide_are_understood() -> None:
+    """Every command of docs/benchmark.md parses; benchmarks, peers and sizes are those of the code."""
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in guide.splitlines() if line.startswith("python -m")]
+    parsers = {"training.run_benchmark": parse_benchmark_options, "training.run_speed": parse_speed_options}
+    assert {words[2] for words in commands} == set(parsers)
+    for words in commands:
+        parsers[words[2]](words[3:])
+    for benchmark in BENCHMARKS.values():
+        assert f"| `{benchmark.name}` |" in guide
+    for peer in PEERS:
+        assert f"| `{peer}` |" in guide
+    for name in BENCHMARKS["union14m-benchmark"].sets:
+        assert f" {TEST_SETS[name].words}" in guide or f" {TEST_SETS[name].words:,}" in guide

@@ -2,7 +2,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.fake_peers import install_rapidocr
 from tests.word_folders import save_untrained, write_words
 from training.metrics import score_words
-from training.run_speed import Reader, ReaderResult, alternate, compare, load_words, main, peer_reader
+from training.run_speed import ReaderResult, alternate, compare, load_words, main
+from training.word_readers import Reader
 
 Words = list[tuple[Image.Image, str]]
 
@@ -26,46 +28,11 @@ def checkpoint(tmp_path: Path, tiny_config: Callable[..., Any]) -> Path:
 @pytest.fixture
 def fake_peer(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A package `rapidocr` that reads the blue of the first pixel; gives the calls that it saw."""
-    calls: list[dict[str, Any]] = []
-
-    class RapidOCR:
-        def __init__(self, params: dict[str, Any]) -> None:
-            calls.append(params)
-
-        def __call__(self, image: np.ndarray, **options: bool) -> None:
-            calls.append(options)
-
-        def text_rec(self, inputs: Any) -> SimpleNamespace:
-            return SimpleNamespace(txts=[str(image[0, 0, 0]) for image in inputs.img])
-
-    package, typings = ModuleType("rapidocr"), ModuleType("rapidocr.ch_ppocr_rec.typings")
-    package.RapidOCR = RapidOCR  # type: ignore[attr-defined]
-    typings.TextRecInput = SimpleNamespace  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rapidocr", package)
-    monkeypatch.setitem(sys.modules, "rapidocr.ch_ppocr_rec", ModuleType("rapidocr.ch_ppocr_rec"))
-    monkeypatch.setitem(sys.modules, "rapidocr.ch_ppocr_rec.typings", typings)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "3.0")
-    return calls
+    return install_rapidocr(monkeypatch)
 
 
 def coloured(blue: int) -> np.ndarray:
     return np.full((32, 64, 3), (1, 2, blue), np.uint8)
-
-
-def test_the_peer_gets_blue_first_and_the_given_threads(fake_peer: list[dict[str, Any]]) -> None:
-    reader = peer_reader(threads=2, batch_size=16)
-    assert reader.read([coloured(7), coloured(9)]) == ["7", "9"]
-    assert reader.name == "rapidocr 3.0"
-    assert fake_peer[0]["EngineConfig.onnxruntime.intra_op_num_threads"] == 2
-    assert fake_peer[0]["Rec.rec_batch_num"] == 16
-    assert fake_peer[1] == {"use_det": False, "use_cls": False, "use_rec": True}
-
-
-def test_a_missing_peer_is_said_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing: ModuleType | None = None
-    monkeypatch.setitem(sys.modules, "rapidocr", missing)
-    with pytest.raises(ValueError, match="pip install rapidocr onnxruntime"):
-        peer_reader(1, 1)
 
 
 def test_readers_take_turns_and_every_round_turns_the_order() -> None:

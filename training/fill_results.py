@@ -99,12 +99,17 @@ def results_table(report: dict[str, Any]) -> str:
     rows += [_result_row(result) for result in report["groups"]]
     checkpoint = report["checkpoint"]
     lines = [
-        "| words of | n | accuracy, % | 95 % interval | cased, % | 1-NED, % | words/s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| words of | n | accuracy, % | 95 % interval | cased, % | 1-NED, % | words/s | fingerprint |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
         *rows,
         "",
-        f"Protocol {report['protocol']['name']}. {report['protocol']['text']}",
+        f"Protocol {report['protocol']['name']}. {report['protocol']['text']} The fingerprint identifies "
+        "protocol, files and labels.",
     ]
+    if report.get("benchmark"):
+        lines.append(
+            f"Sets: {report['benchmark']['name']}. {' '.join(report['benchmark']['notices'])}".strip()
+        )
     if report["limit"] is not None:
         lines.append(f"Only the first {report['limit']} words of each set.")
     lines.append(
@@ -149,7 +154,7 @@ def _result_row(result: dict[str, Any]) -> str:
         f"| {name} | {scores['words']} | {100 * scores['word_accuracy']:.1f} "
         f"| {100 * scores['interval']['low']:.1f} to {100 * scores['interval']['high']:.1f} "
         f"| {100 * scores['cased_accuracy']:.1f} | {100 * scores['one_minus_ned']:.1f} "
-        f"| {result['words_per_second']:.0f} |"
+        f"| {result['words_per_second']:.0f} | `{result['fingerprint']}` |"
     )
 
 

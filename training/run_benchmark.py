@@ -3,8 +3,10 @@ r"""Measure a checkpoint on labelled words: accuracy, edit distance, speed, and 
 The bundled recogniser on five folders, the scene words among them pooled too:
     python -m training.run_benchmark default words/val \
         --group scene=iiit5k_train,svt_train,ic15_train
-A checkpoint of your own on your own words (labels.tsv, metadata.csv or gt.txt), the result kept:
-    python -m training.run_benchmark runs/mine/final my_words --output results.json
+The public test sets, found by name in a folder; what is missing or has another size is said:
+    python -m training.run_benchmark default evaluation --protocol common-benchmarks --output results.json
+With a page of error analysis, and other recognisers on the same words and threads:
+    python -m training.run_benchmark runs/mine/final my_words --report out --peer tesseract --peer rapidocr
 A parquet file, two threads, a quick look at 200 words:
     python -m training.run_benchmark default words.parquet --threads 2 --limit 200
 
@@ -15,94 +17,67 @@ files. What is compared and how is said in `training/benchmarks.py` and printed 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers.utils import logging
 
 from modeling_rcmstr import default_checkpoint
-from training.benchmarks import PROTOCOL, PROTOCOL_NAME, fingerprint
-from training.metrics import RecognitionScores, score_words
-from training.run_state import machine_kind, write_json_file
-from training.word_sources import LABEL_FILES, SOURCE_KINDS, WordSource, open_source
+from training.benchmark_measurement import (
+    ReaderReport,
+    SetResult,
+    describe_measurement,
+    mean_accuracy,
+    read_set,
+    read_set_with_peer,
+    report_reader,
+    sample_accuracy,
+)
+from training.benchmark_report import write_benchmark_report
+from training.benchmark_sets import BenchmarkSet, FoundSets, find_sets, open_sets
+from training.benchmarks import BENCHMARKS, PROTOCOL, PROTOCOL_NAME, choose_benchmark
+from training.run_state import write_json_file
+from training.word_readers import PEERS, Reader, open_reader, peer_reader
 
 # Words read once before the clock starts: the first batches pay for lazy initialisation.
 WARM_UP_WORDS = 64
 
 
-@dataclass(frozen=True)
-class BenchmarkSet:
-    """Labelled words under one name.
-
-    Args:
-        name: of the row in the table.
-        images: what the pipeline reads, one per word.
-        labels: one per word.
-        fingerprint: identifies protocol, files and labels.
-    """
-
-    name: str
-    images: list[Any]
-    labels: list[str]
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class SetResult:
-    """What was measured on one set, or on several pooled.
-
-    Args:
-        name: of the row.
-        scores: see `RecognitionScores`.
-        unreadable: images that could not be read; they count as read wrongly.
-        seconds: time of the pipeline call.
-        words_per_second: all words, unreadable ones included, by that time.
-        fingerprint: of the set; of a pooled row, of its sets' fingerprints.
-        members: the sets of a pooled row.
-    """
-
-    name: str
-    scores: RecognitionScores
-    unreadable: int
-    seconds: float
-    words_per_second: float
-    fingerprint: str
-    members: list[str]
-
-
 def main(argv: Sequence[str]) -> int:
-    """Arguments → sets → checkpoint → read → table → results.json; the exit status."""
+    """Arguments → sets → checkpoint and peers → read → table → results.json and page; the exit status."""
     options = parse_benchmark_options(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    sets = [words for place in options.data for words in open_sets(place, options.limit)]
-    groups = parse_groups(options.group, [words.name for words in sets])
+    peers = [peer_reader(name, torch.get_num_threads(), options.peer_batch_size) for name in options.peer]
+    found = choose_sets(options)
+    groups = parse_groups(options.group, [words.name for words in found.sets])
     checkpoint = default_checkpoint() if options.checkpoint == "default" else Path(options.checkpoint)
-    reader: Any = open_reader(checkpoint, options.batch_size)
-    list(reader([image for words in sets for image in words.images][:WARM_UP_WORDS], on_error="return"))
-    predictions, results = {}, []
-    for words in sets:
-        predictions[words.name], result = measure(reader, words)
-        results.append(result)
-    pooled = [pool(name, members, sets, predictions, results) for name, members in groups.items()]
-    report = make_report(checkpoint, options, results, pooled)
-    print(format_table(results, pooled))
+    reader = open_reader(checkpoint, options.batch_size)
+    ours, theirs = measure_all(reader, peers, found.sets, groups)
+    name = "default" if options.checkpoint == "default" else checkpoint.name
+    measurement = describe_measurement(checkpoint, name, ours, theirs, run_settings(options, found))
+    averaged = options.protocol is None or choose_benchmark(options.protocol).averaged
+    for report in (ours, *theirs):
+        title = f"\n{report.name}\n" if theirs else ""
+        print(title + format_table(report.results, report.pooled, averaged))
+    for notice in found.notices:
+        print(f"note: {notice}")
     print(f"\n{PROTOCOL_NAME}: {PROTOCOL}")
-    sha256 = report["checkpoint"]["sha256"]
+    sha256 = measurement["checkpoint"]["sha256"]
     print(f"checkpoint {sha256[:16]}  threads {torch.get_num_threads()}  batch {options.batch_size}")
     if options.output is not None:
-        write_json_file(Path(options.output), report)
+        write_json_file(Path(options.output), measurement)
         print(f"written: {options.output}")
+    if options.report is not None:
+        page = write_benchmark_report(
+            Path(options.report), measurement, found.sets, [ours, *theirs], reader, options.precision
+        )
+        print(f"written: {page}")
     return 0
 
 
@@ -113,9 +88,34 @@ def parse_benchmark_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", help="a checkpoint folder, or `default` for the bundled recogniser")
     parser.add_argument(
-        "data", nargs="+", help="folder with labels, folder of such folders, parquet file, or kind:place"
+        "data",
+        nargs="+",
+        help="folder with labels, folder of such folders, parquet file, or kind:place; with --protocol, the "
+        "folder that holds the test sets",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=list(BENCHMARKS),
+        help="find these test sets in DATA and hold them to their sizes",
+    )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        choices=list(PEERS),
+        help="also measure this recogniser, on the same words and threads; may be given several times",
+    )
+    parser.add_argument(
+        "--peer-batch-size", type=_positive, default=16, help="words that a peer reads at once"
     )
     parser.add_argument("--output", help="write the results to this JSON file")
+    parser.add_argument("--report", metavar="FOLDER", help="write index.html with an error analysis into it")
+    parser.add_argument(
+        "--precision",
+        type=_share,
+        default=0.95,
+        help="in the report: share of the accepted words that shall be right; default 0.95",
+    )
     parser.add_argument("--batch-size", type=_positive, default=32, help="words that the model reads at once")
     parser.add_argument("--threads", type=_positive, help="CPU threads; default: the library's choice")
     parser.add_argument("--limit", type=_positive, help="words of each set, at most, from its start")
@@ -126,50 +126,23 @@ def parse_benchmark_options(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=SET,SET",
         help="a further row: these sets' words together",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.peer = list(dict.fromkeys(options.peer))
+    return options
 
 
-def open_sets(place: str, limit: int | None = None) -> list[BenchmarkSet]:
-    """Open what a DATA argument names; a folder of labelled folders gives one set each, by name.
-
-    Raises:
-        ValueError: when nothing labelled is there.
-    """
-    if place.partition(":")[0] in SOURCE_KINDS:
-        return [load_set(_name_of(place.partition(":")[2].partition("?")[0]), open_source(place), limit)]
-    path = Path(place)
-    if path.is_file() and path.suffix == ".parquet":
-        return [load_set(path.stem, open_source(f"parquet:{place}"), limit)]
-    if _is_labelled(path):
-        return [load_set(_name_of(place), open_source(f"folder:{place}"), limit)]
-    folders = sorted(child for child in path.iterdir() if _is_labelled(child)) if path.is_dir() else []
-    if not folders:
-        raise ValueError(
-            f"{place!r} is neither a parquet file, nor a folder with one of {', '.join(LABEL_FILES)}, "
-            "nor a folder of such folders."
-        )
-    return [load_set(folder.name, open_source(f"folder:{folder}"), limit) for folder in folders]
-
-
-def load_set(name: str, source: WordSource, limit: int | None) -> BenchmarkSet:
-    """Take the rows of a source, images still encoded.
+def choose_sets(options: argparse.Namespace) -> FoundSets:
+    """The sets that the command line names.
 
     Raises:
-        ValueError: for a source without an end when there is no limit, and for one without rows.
+        ValueError: when nothing labelled is there, or `--protocol` comes with several folders.
     """
-    if source.size is None and limit is None:
-        raise ValueError(f"source {source.name!r} has no end; give --limit.")
-    count = min(size for size in (source.size, limit) if size is not None)
-    if not count:
-        raise ValueError(f"source {source.name!r} has no words.")
-    rows = [source.row(index) for index in range(count)]
-    labels = [row["text"] for row in rows]
-    return BenchmarkSet(
-        name,
-        [row["image"] for row in rows],
-        labels,
-        fingerprint([source.group(i) for i in range(count)], labels),
-    )
+    if options.protocol is None:
+        sets = [words for place in options.data for words in open_sets(place, options.limit)]
+        return FoundSets(sets, {}, [], [])
+    if len(options.data) != 1:
+        raise ValueError(f"--protocol needs one folder that holds the test sets, got {len(options.data)}.")
+    return find_sets(choose_benchmark(options.protocol), options.data[0], options.limit)
 
 
 def parse_groups(texts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
@@ -197,111 +170,61 @@ def parse_groups(texts: Sequence[str], names: Sequence[str]) -> dict[str, list[s
     return groups
 
 
-def open_reader(checkpoint: Path, batch_size: int) -> Any:
-    """The public pipeline on a checkpoint.
-
-    Raises:
-        ValueError: when the folder is no checkpoint.
-    """
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{str(checkpoint)!r} is no checkpoint: it holds no config.json.")
-    make: Any = transformers.pipeline  # Its overloads name the library's own tasks only.
-    return make("text-recognition", model=str(checkpoint), batch_size=batch_size)
-
-
-def measure(reader: Any, words: BenchmarkSet) -> tuple[list[str], SetResult]:
-    """Read one set and compare.
+def measure_all(
+    reader: Any, peers: Sequence[Reader], sets: Sequence[BenchmarkSet], groups: dict[str, list[str]]
+) -> tuple[ReaderReport, list[ReaderReport]]:
+    """Let the checkpoint and every peer read every set, each warmed up first.
 
     Returns:
-        The predictions ("" for unreadable images) and the result.
+        The checkpoint's report, and the peers'.
     """
-    started = time.perf_counter()
-    answers = list(reader(words.images, on_error="return"))
-    seconds = time.perf_counter() - started
-    predictions = [answer["text"] or "" for answer in answers]
-    unreadable = sum("error" in answer for answer in answers)
-    result = SetResult(
-        name=words.name,
-        scores=score_words(predictions, words.labels),
-        unreadable=unreadable,
-        seconds=seconds,
-        words_per_second=len(answers) / seconds,
-        fingerprint=words.fingerprint,
-        members=[],
-    )
-    return predictions, result
+    images = [image for words in sets for image in words.images][:WARM_UP_WORDS]
+    list(reader(images, on_error="return"))
+    ours = report_reader("ours", sets, groups, {words.name: read_set(reader, words) for words in sets})
+    theirs = []
+    for peer in peers:
+        read_set_with_peer(peer, BenchmarkSet("", images, [""] * len(images), ""))
+        readings = {words.name: read_set_with_peer(peer, words) for words in sets}
+        theirs.append(report_reader(peer.name, sets, groups, readings))
+    return ours, theirs
 
 
-def pool(
-    name: str,
-    members: Sequence[str],
-    sets: Sequence[BenchmarkSet],
-    predictions: dict[str, list[str]],
-    results: Sequence[SetResult],
-) -> SetResult:
-    """Score the words of several sets as one."""
-    chosen = [words for words in sets if words.name in members]
-    parts = [result for result in results if result.name in members]
-    labels = [label for words in chosen for label in words.labels]
-    seconds = sum(result.seconds for result in parts)
-    return SetResult(
-        name=name,
-        scores=score_words([text for words in chosen for text in predictions[words.name]], labels),
-        unreadable=sum(result.unreadable for result in parts),
-        seconds=seconds,
-        words_per_second=len(labels) / seconds,
-        fingerprint=fingerprint([words.name for words in chosen], [words.fingerprint for words in chosen]),
-        members=[words.name for words in chosen],
-    )
-
-
-def make_report(
-    checkpoint: Path, options: argparse.Namespace, results: Sequence[SetResult], pooled: Sequence[SetResult]
-) -> dict[str, Any]:
-    """Everything a reader of the numbers needs, as it goes into results.json."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+def run_settings(options: argparse.Namespace, found: FoundSets) -> dict[str, Any]:
+    """How the run was called, as it goes into results.json."""
+    benchmark = None
+    if options.protocol is not None:
+        chosen = choose_benchmark(options.protocol)
+        benchmark = {
+            "name": chosen.name,
+            "text": chosen.text,
+            "averaged": chosen.averaged,
+            "missing": found.missing,
+            "notices": found.notices,
+        }
     return {
-        "protocol": {"name": PROTOCOL_NAME, "text": PROTOCOL},
-        "checkpoint": {
-            "name": "default" if options.checkpoint == "default" else checkpoint.name,
-            "sha256": checkpoint_hash(checkpoint),
-            "model_type": config.get("model_type"),
-            "architectures": config.get("architectures"),
-        },
-        "sets": [asdict(result) for result in results],
-        "mean_word_accuracy": _mean([result.scores.word_accuracy for result in results]),
-        "groups": [asdict(result) for result in pooled],
+        "benchmark": benchmark,
         "batch_size": options.batch_size,
+        "peer_batch_size": options.peer_batch_size if options.peer else None,
         "limit": options.limit,
-        "machine": machine_kind(),
     }
 
 
-def checkpoint_hash(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint's weight files, in the order of their names.
+def format_table(results: Sequence[SetResult], pooled: Sequence[SetResult], averaged: bool = True) -> str:
+    """One row per set, their means, and the pooled groups; accuracies in percent.
 
-    Raises:
-        ValueError: when there are none.
+    Args:
+        results: of the sets.
+        pooled: of the groups.
+        averaged: whether to show means over the sets.
     """
-    files = sorted(checkpoint.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{str(checkpoint)!r} holds no .safetensors file.")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def format_table(results: Sequence[SetResult], pooled: Sequence[SetResult]) -> str:
-    """One row per set, their unweighted mean, and the pooled groups; accuracies in percent."""
-    header = f"{'set':<20}{'words':>7}{'accuracy':>10}{'95 % interval':>16}"
-    header += f"{'cased':>8}{'1-NED':>8}{'CER':>8}{'words/s':>9}"
+    header = f"{'set':<24}{'words':>7}{'accuracy':>10}{'95 % interval':>16}"
+    header += f"{'cased':>8}{'1-NED':>8}{'CER':>8}{'words/s':>9}  {PROTOCOL_NAME}"
     lines = [header, "-" * len(header)]
     lines += [_table_row(result) for result in results]
-    if len(results) > 1:
-        lines.append(
-            f"{'mean of the sets':<20}{'':>7}{100 * _mean([r.scores.word_accuracy for r in results]):>10.1f}"
-        )
+    if averaged and len(results) > 1:
+        words = sum(result.scores.words for result in results)
+        lines.append(f"{'mean of the sets':<24}{'':>7}{100 * mean_accuracy(results):>10.1f}")
+        lines.append(f"{'mean over words':<24}{words:>7}{100 * sample_accuracy(results):>10.1f}")
     lines += [_table_row(result) for result in pooled]
     for result in (*results, *pooled):
         if result.unreadable or result.scores.empty_labels:
@@ -316,29 +239,24 @@ def _table_row(result: SetResult) -> str:
     scores = result.scores
     interval = f"{100 * scores.interval.low:.1f}-{100 * scores.interval.high:.1f}"
     return (
-        f"{result.name:<20}{scores.words:>7}{100 * scores.word_accuracy:>10.1f}{interval:>16}"
+        f"{result.name:<24}{scores.words:>7}{100 * scores.word_accuracy:>10.1f}{interval:>16}"
         f"{100 * scores.cased_accuracy:>8.1f}{100 * scores.one_minus_ned:>8.1f}"
-        f"{100 * scores.character_error_rate:>8.1f}{result.words_per_second:>9.0f}"
+        f"{100 * scores.character_error_rate:>8.1f}{result.words_per_second:>9.0f}  {result.fingerprint}"
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _is_labelled(path: Path) -> bool:
-    return any((path / name).is_file() for name in LABEL_FILES)
-
-
-def _name_of(place: str) -> str:
-    return Path(place).resolve().stem if place else "rendered"
-
-
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must lie above 0 and up to 1, got {number:g}; write 95 % as 0.95")
+    return number
 
 
 if __name__ == "__main__":

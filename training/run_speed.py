@@ -1,4 +1,4 @@
-"""Words per second of a checkpoint against PP-OCR small, on the same words and threads, in one run.
+"""Words per second of a checkpoint against a peer, on the same words and threads, in one run.
 
 Install the peer and compare on labelled words (any DATA of `run_benchmark`):
     pip install rapidocr onnxruntime
@@ -9,19 +9,17 @@ Without the peer, our own speed only:
     python -m training.run_speed my_words --no-peer
 
 Both get the same decoded images in memory and do their own resizing, in batches. They take turns, round by
-round, so that whatever else the machine does meets both; the ratio is taken within a round. The peer is the
-recogniser inside the package `rapidocr` (PP-OCR small on ONNX Runtime), recognition only, at its own settings
-but for threads and batch size.
+round, so that whatever else the machine does meets both; the ratio is taken within a round. The peer is one
+of `word_readers.PEERS`, by default the recogniser inside the package `rapidocr` (PP-OCR small).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +30,12 @@ from transformers.utils import logging
 
 from modeling_rcmstr import default_checkpoint
 from modeling_rcmstr.image_reading import read_image
+from training.benchmark_measurement import checkpoint_hash
+from training.benchmark_sets import open_sets
 from training.benchmarks import PROTOCOL, PROTOCOL_NAME, fingerprint
 from training.metrics import RecognitionScores, score_words
-from training.run_benchmark import checkpoint_hash, open_reader, open_sets
 from training.run_state import machine_kind, write_json_file
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Something that reads words: a name, and a function from (H, W, 3) uint8 RGB images to texts."""
-
-    name: str
-    read: Callable[[list[np.ndarray]], list[str]]
+from training.word_readers import PEERS, Reader, our_reader, peer_reader
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     images, labels, words_hash = load_words(options.data, options.limit)
     readers = [our_reader(checkpoint, options.batch_size)]
     if not options.no_peer:
-        readers.append(peer_reader(options.threads, options.peer_batch_size))
+        readers.append(peer_reader(options.peer, options.threads, options.peer_batch_size))
     print(f"{len(images)} words, {options.threads} threads, {options.rounds} rounds", flush=True)
     results = alternate(readers, images, labels, options.rounds)
     print(format_results(results))
@@ -101,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 def parse_speed_options(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.run_speed", description="Words per second against PP-OCR small."
+        prog="python -m training.run_speed", description="Words per second against a peer."
     )
     parser.add_argument("data", nargs="+", help="labelled words, as for `run_benchmark`")
     parser.add_argument("--checkpoint", default="default", help="a checkpoint folder, or `default`")
@@ -110,6 +102,7 @@ def parse_speed_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="words that our model reads at once")
     parser.add_argument("--peer-batch-size", type=int, default=16, help="words that the peer reads at once")
     parser.add_argument("--limit", type=int, help="words of each set, at most")
+    parser.add_argument("--peer", choices=list(PEERS), default="rapidocr", help="who reads beside us")
     parser.add_argument("--no-peer", action="store_true", help="measure our own speed only")
     parser.add_argument("--output", help="write the results to this JSON file")
     options = parser.parse_args(argv)
@@ -139,47 +132,6 @@ def load_words(places: Sequence[str], limit: int | None) -> tuple[list[np.ndarra
     if not images:
         raise ValueError(f"no readable word in {', '.join(places)}.")
     return images, labels, fingerprint(hashes, hashes)
-
-
-def our_reader(checkpoint: Path, batch_size: int) -> Reader:
-    """The public pipeline on a checkpoint."""
-    recogniser = open_reader(checkpoint, batch_size)
-
-    def read(images: list[np.ndarray]) -> list[str]:
-        return [answer["text"] for answer in recogniser(images)]
-
-    return Reader("ours", read)
-
-
-def peer_reader(threads: int, batch_size: int) -> Reader:
-    """PP-OCR small from the package `rapidocr`, recognition only.
-
-    Raises:
-        ValueError: when the package is not installed, with the command that installs it.
-    """
-    try:
-        from rapidocr import RapidOCR
-        from rapidocr.ch_ppocr_rec.typings import TextRecInput
-    except ImportError as error:
-        raise ValueError(
-            f"the peer is not installed ({error}): `pip install rapidocr onnxruntime`, or measure our own "
-            "speed with --no-peer."
-        ) from error
-    engine: Any = RapidOCR(
-        params={
-            "Global.log_level": "error",
-            "Rec.rec_batch_num": batch_size,
-            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-        }
-    )
-    # The recogniser is made at the first call.
-    engine(np.full((32, 100, 3), 255, np.uint8), use_det=False, use_cls=False, use_rec=True)
-
-    def read(images: list[np.ndarray]) -> list[str]:
-        flipped = [np.ascontiguousarray(image[:, :, ::-1]) for image in images]
-        return [text or "" for text in engine.text_rec(TextRecInput(img=flipped)).txts]
-
-    return Reader(f"rapidocr {importlib.metadata.version('rapidocr')}", read)
 
 
 def alternate(
