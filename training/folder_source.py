@@ -39,8 +39,6 @@ class FolderSource(WordSource):
     `image` and `text` the columns of a metadata file. Without, they are all images below the folder by path.
     """
 
-    has_groups = True
-
     def __init__(self, name: str, place: str, options: dict[str, str], labelled: bool) -> None:
         folder = Path(place)
         if not folder.is_dir():

@@ -49,6 +49,11 @@ class StreamSource(WordSource):
         self._start = self._position = 0
         self._last: tuple[int, dict[str, Any]] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether rows are coming: False after it could not be opened, broke or ended."""
+        return self._rows is not None
+
     def row(self, index: int) -> dict[str, Any]:
         """Row `index` with its image still encoded."""
         row = self._read(index)
@@ -82,11 +87,19 @@ class StreamSource(WordSource):
             if self._rows is None or wanted < self._position:
                 self._rows = iter(self._stream(wanted))
                 self._start = self._position = wanted
-            for row in self._rows:
-                self._position += 1
-                if self._position > wanted:
-                    self._last = (index, row)
-                    return row
+            try:
+                for row in self._rows:
+                    self._position += 1
+                    if self._position > wanted:
+                        self._last = (index, row)
+                        return row
+            except Exception as error:  # the library raises whatever a file or the network gives it
+                self._rows = None  # it would look as if it had ended here
+                raise ValueError(
+                    f"source {self.name!r}: the stream broke at row {index} ({error}); check the network and "
+                    "go on from there."
+                ) from error
+            self._rows = None
             self._note_end()
 
     def _stream(self, start: int) -> Any:
@@ -117,7 +130,6 @@ class StreamSource(WordSource):
         if not self.length:
             self.length = None
             raise ValueError(f"source {self.name!r}: the stream has no rows.")
-        self._rows = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open stream behind when the source goes to another process."""
