@@ -102,6 +102,8 @@ def name_source(place: str) -> str:
     if place.partition(":")[0] in SOURCE_KINDS:
         return place
     path = Path(place)
+    if ":" in place and not path.exists():
+        return place  # an unknown kind, which is named when it is opened
     if (path / "data.mdb").is_file():
         return f"lmdb:{place}"
     if path.is_dir():
