@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    result = measure(source, options.rows, options.in_order, time.perf_counter() - start)
+    result = measure_rows(source, options.rows, options.in_order, time.perf_counter() - start)
     print(json.dumps(asdict(result), indent=2))
     return 0
 
 
-def measure(source: WordSource, rows: int, in_order: bool, open_seconds: float = 0.0) -> SourceMeasurement:
+def measure_rows(source: WordSource, rows: int, in_order: bool, open_seconds: float = 0.0) -> SourceMeasurement:
     """Read rows twice: one set encoded, another set decoded, so that neither finds its pages read.
 
     Args:
