@@ -28,8 +28,9 @@ def test_every_row_is_read_before_one_comes_again() -> None:
 def test_the_figures_are_those_of_the_rows(
     tmp_path: Path, eight_words: Words, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(1000))
+    clock, cpu_clock = iter(range(1000)), iter(range(0, 1000, 2))
     monkeypatch.setattr(measure_source.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(measure_source.time, "process_time", lambda: next(cpu_clock))
     place = write_lmdb(tmp_path / "words", eight_words)
     assert main([str(place), "--rows", "16"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -37,6 +38,7 @@ def test_the_figures_are_those_of_the_rows(
     assert figures["rows"] == 32
     assert figures["unreadable"] == 0
     assert figures["read_rows_per_second"] == figures["decoded_rows_per_second"] == 16
+    assert figures["read_rows_per_cpu_second"] == figures["decoded_rows_per_cpu_second"] == 8
     mean = np.mean([len(encoded(image)) for image, _ in eight_words]) / 1000
     assert figures["kilobytes_per_row"] == pytest.approx(mean, abs=0.01)
     assert figures["peak_rss_mib"] > 10

@@ -46,6 +46,8 @@ class SourceMeasurement:
         open_seconds: until the first row could be asked for.
         read_rows_per_second: encoded images and labels only.
         decoded_rows_per_second: read, decoded and resized.
+        read_rows_per_cpu_second: the same by processor time, which other work on the machine does not slow.
+        decoded_rows_per_cpu_second: likewise.
         kilobytes_per_row: of the encoded images.
         held_start_mib: memory that the process held when the source was open, without mapped files.
         held_peak_mib: the most that it held while rows were read; None where the system does not tell.
@@ -59,6 +61,8 @@ class SourceMeasurement:
     open_seconds: float
     read_rows_per_second: float
     decoded_rows_per_second: float
+    read_rows_per_cpu_second: float
+    decoded_rows_per_cpu_second: float
     kilobytes_per_row: float
     held_start_mib: float | None
     held_peak_mib: float | None
@@ -79,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_rows(source: WordSource, rows: int, in_order: bool, open_seconds: float = 0.0) -> SourceMeasurement:
+def measure_rows(
+    source: WordSource, rows: int, in_order: bool, open_seconds: float = 0.0
+) -> SourceMeasurement:
     """Read rows twice: one set encoded, another set decoded, so that neither finds its pages read.
 
     Args:
@@ -91,11 +97,11 @@ def measure_rows(source: WordSource, rows: int, in_order: bool, open_seconds: fl
     numbers = row_numbers(source, 2 * rows, in_order)
     resizer = WordResizer(TextRecognitionImageProcessor())
     held_start = held_peak = held_mib()
-    seconds, size, unreadable = [0.0, 0.0], 0, 0
+    seconds, cpu_seconds, size, unreadable = [0.0, 0.0], [0.0, 0.0], 0, 0
     with tqdm(total=2 * rows, unit="word", disable=None) as progress:
         for first, stop in _spans(rows):
             decodes = first >= rows
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             for number in numbers[first:stop]:
                 try:
                     image = source.row(int(number))["image"]
@@ -106,6 +112,7 @@ def measure_rows(source: WordSource, rows: int, in_order: bool, open_seconds: fl
                 except UNREADABLE:
                     unreadable += 1
             seconds[decodes] += time.perf_counter() - start
+            cpu_seconds[decodes] += time.process_time() - start_cpu
             held = held_mib()
             held_peak = held if held is None or held_peak is None else max(held, held_peak)
             progress.update(stop - first)
@@ -117,6 +124,8 @@ def measure_rows(source: WordSource, rows: int, in_order: bool, open_seconds: fl
         open_seconds=round(open_seconds, 2),
         read_rows_per_second=round(rows / seconds[0]),
         decoded_rows_per_second=round(rows / seconds[1]),
+        read_rows_per_cpu_second=round(rows / cpu_seconds[0]),
+        decoded_rows_per_cpu_second=round(rows / cpu_seconds[1]),
         kilobytes_per_row=round(size / rows / 1000, 2),
         held_start_mib=held_start,
         held_peak_mib=held_peak,
