@@ -62,6 +62,8 @@ def test_large_parquet_files_are_mapped_from_the_cache_and_give_the_same_rows(
     for index in (23, 0, 8, 7):
         assert mapped.row(index) == held.row(index)
     assert mapped.size == 24
+    write_parquet(tmp_path / "0.parquet", eight_words[::-1])
+    assert open_source(f"parquet:{tmp_path}").text(0) == eight_words[7][1], "a changed file is taken anew"
     assert pa.total_allocated_bytes() - before < 1000, "the images of the mapped file take no memory"
     copy = pickle.loads(pickle.dumps(mapped))
     assert copy.row(9) == held.row(9)

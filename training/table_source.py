@@ -7,11 +7,15 @@ unless they are small enough to be held. A row is then found without reading oth
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.utils import WeakFileLock, tqdm
 
 from training.source_interface import (
     ROLES,
@@ -134,12 +138,40 @@ def _read_parquet(paths: list[str], columns: list[str]) -> Any:
 
 
 def _map_parquet(paths: list[str], columns: list[str]) -> Any:
-    import datasets
+    """Turn parquet files into one Arrow file, unless the cache has it, and map that.
 
-    table = datasets.load_dataset(
-        "parquet", data_files=paths, split="train", columns=columns, batch_size=ROWS_AT_ONCE
-    )
-    return table.data.table
+    Pages are unpacked a thousand rows at once, so memory stays flat however large the row groups are.
+    """
+    import datasets
+    import pyarrow as pa
+
+    files = [(os.path.realpath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
+    key = hashlib.sha256(repr((files, columns)).encode()).hexdigest()[:32]
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "words" / f"{key}.arrow"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(cached.with_suffix(".lock")):  # of several processes one does the work
+        if not cached.is_file():
+            unfinished = cached.with_suffix(".unfinished")
+            _unpack_parquet(paths, columns, unfinished)
+            os.replace(unfinished, cached)
+    return pa.ipc.open_stream(pa.memory_map(str(cached))).read_all()
+
+
+def _unpack_parquet(paths: list[str], columns: list[str], target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([pq.read_schema(paths[0]).field(column) for column in columns])
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    with (
+        pa.ipc.new_stream(str(target), schema) as writer,
+        tqdm(total=rows, unit="word", desc="parquet to Arrow, once", disable=None) as progress,
+    ):
+        for path in paths:
+            file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                writer.write_batch(batch.select(columns))
+                progress.update(len(batch))
 
 
 def _unpacked_bytes(path: str, columns: list[str]) -> int:
