@@ -214,5 +214,5 @@ def test_a_place_without_words_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="neither a parquet file, nor a folder"):
             open_sets(str(tmp_path / place))
     (tmp_path / "empty" / "labels.tsv").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no words"):
+    with pytest.raises(ValueError, match="holds no words"):
         open_sets(str(tmp_path / "empty"))

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.word_files import write_parquet
 from tests.word_folders import write_words
 from training.arguments import FinetuningArguments, build_arguments
 from training.evaluation import EvaluationSet
@@ -116,6 +117,19 @@ def test_rendered_words_are_evaluated_far_from_those_trained_on(words: Path) -> 
     assert train_rows is None
     assert np.array_equal(held_out, RENDERED_HELD_OUT_START + np.arange(7))
     assert dropped == 0
+
+
+def test_a_stream_is_trained_on_whole_and_its_words_are_not_held_out(
+    words: Path, tmp_path: Path, eight_words: Words
+) -> None:
+    """It starts over when it ends, so every row of it is trained on."""
+    (tmp_path / "hub").mkdir()
+    write_parquet(tmp_path / "hub" / "train.parquet", eight_words)
+    chosen = settings(words, train_sources={f"stream:{tmp_path}/hub": 1.0}, eval_words=7)
+    batches, sets, record = build(chosen)
+    assert [words.name for words in sets] == []
+    assert record["sources"][0]["rows"] is None
+    assert next(iter(batches))["labels"].shape[0] == chosen.optimisation.batch_size
 
 
 def test_the_strength_of_augmentation_is_that_of_the_kind_of_source(words: Path) -> None:

@@ -73,3 +73,18 @@ def test_what_is_no_such_lmdb_is_refused(tmp_path: Path) -> None:
     source.size = 3
     with pytest.raises(ValueError, match="no key 'image-000000003'"):
         source.row(2)
+
+
+def test_a_file_that_is_cut_off_is_refused_before_a_missing_page_is_read(tmp_path: Path) -> None:
+    place = write(tmp_path / "words", [f"word {i}" for i in range(200)])
+    data = tmp_path / "words" / "data.mdb"
+    whole = data.read_bytes()
+    for length in (len(whole) - 4096, len(whole) // 2, 3 * 4096):
+        data.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"is cut off: it must have .* it has {length}; copy it again"):
+            LMDBSource("lmdb:x", place)
+    data.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match="is no LMDB .* copy it again"):
+        LMDBSource("lmdb:x", place)
+    data.write_bytes(whole)
+    assert LMDBSource("lmdb:x", place).row(199)["text"] == "word 199"

@@ -113,6 +113,21 @@ def test_every_batch_has_the_same_number_of_words_whatever_is_dropped(words: lis
         assert counts[f"{reason} listed"] == 3
 
 
+def test_a_row_that_its_source_cannot_give_is_counted_and_made_up_for(words: list[tuple[Any, str]]) -> None:
+    class Gap(ListedSource):
+        def row(self, index: int) -> dict[str, Any]:
+            if index == 3:
+                raise ValueError("row 3: no label")
+            return super().row(index)
+
+    maker = make(words)
+    source: Any = Gap(words)
+    maker.mixture = WordMixture([MixturePart(source, 1.0, np.arange(len(words)))], 0)
+    chunks = [maker[0], maker[1]]
+    assert sum(chunk.counts["unreadable listed"] for chunk in chunks) == 1
+    assert all(sum(size for size, _ in chunk.sizes) == 12 for chunk in chunks)
+
+
 def test_nothing_usable_is_an_error_that_counts_the_reasons(words: list[tuple[Any, str]]) -> None:
     with pytest.raises(ValueError, match="none of 12 words can be used: .*'unreadable listed': 12"):
         make([(None, "a"), (None, "b")])[0]

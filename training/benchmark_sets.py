@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from training.benchmarks import SOURCE_NAMES, TEST_SETS, Benchmark, LabelRule, SetProtocol, fingerprint
-from training.word_sources import LABEL_FILES, SOURCE_KINDS, WordSource, open_source
+from training.folder_source import LABEL_FILES
+from training.source_interface import WordSource
+from training.word_sources import SOURCE_KINDS, open_source
 
 # Folders are searched so far below the one that was given.
 SEARCH_DEPTH = 4

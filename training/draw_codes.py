@@ -33,7 +33,7 @@ from training.code_pictures import (
     draw_windows,
 )
 from training.draw_pretraining import to_pixels
-from training.unlabelled_sources import open_unlabelled_source
+from training.word_sources import name_source, open_source
 
 BATCH = 32
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
             f"{options.usage_count}."
         )
     model, image_processor = load_perceivers(Path(options.checkpoint))
-    source = open_unlabelled_source(options.words if ":" in options.words else f"folder:{options.words}")
+    source = open_source(name_source(options.words), labelled=False)
     size = options.usage_count if source.size is None else min(options.usage_count, source.size)
     if size < options.count:
         raise ValueError(f"{options.words} holds {size} words, --count asks for {options.count}.")

@@ -24,7 +24,7 @@ from transformers import AutoConfig
 import modeling_rcmstr  # noqa: F401  (registers the families)
 from modeling_rcmstr import TextRecognitionImageProcessor
 from training.pretraining_model import pretraining_class
-from training.unlabelled_sources import open_unlabelled_source
+from training.word_sources import name_source, open_source
 
 # Colours of the heat map at the ends and the middle of its range, dark blue to white to dark red (RGB).
 COLD, NEUTRAL, WARM = (33, 62, 130), (255, 255, 255), (150, 30, 40)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if options.count < 2 or options.count % 2:
         raise ValueError(f"--count must be even and at least 2, got {options.count}.")
     model, image_processor = load_pretrained(Path(options.checkpoint))
-    source = open_unlabelled_source(options.words if ":" in options.words else f"folder:{options.words}")
+    source = open_source(name_source(options.words), labelled=False)
     if source.size is not None and source.size < options.count:
         raise ValueError(f"{options.words} holds {source.size} words, --count asks for {options.count}.")
     images = [source.row(index)["image"] for index in range(options.count)]

@@ -26,7 +26,7 @@ from training.collation import (
     pack_chunk,
 )
 from training.metrics import score_words
-from training.word_sources import WordSource
+from training.source_interface import WordSource
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from training.arguments import FinetuningArguments
 from training.collation import BatchNormaliser, LabelEncoder, WordResizer
 from training.evaluation import EvaluationSet, choose_rows, prepare_evaluation_set
 from training.recogniser import frames_of
+from training.stream_source import StreamSource
 from training.training_batches import ChunkMaker, TrainingBatches
 from training.word_mixture import MixturePart, WordMixture
 from training.word_sources import RenderedSource, WordSource, open_source, split_by_group
@@ -87,7 +88,9 @@ def split_source(
     """Choose rows to train on (None: all of an endless source) and rows held out; count unusable labels."""
     data, run = arguments.data, arguments.run
     if source.size is None:
-        return None, RENDERED_HELD_OUT_START + np.arange(data.eval_words), 0
+        # A stream starts over, so it has no row that no run will train on.
+        unseen = 0 if isinstance(source, StreamSource) else data.eval_words
+        return None, RENDERED_HELD_OUT_START + np.arange(unseen), 0
     train_rows, held_out = split_by_group(source, float(data.held_out_fraction), run.seed)
     usable = np.array([encoder.clean(source.text(int(row))) is not None for row in train_rows], dtype=bool)
     return train_rows[usable], held_out, int((~usable).sum())

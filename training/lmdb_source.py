@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from training.word_sources import WordSource, label_of
+from training.source_interface import WordSource, label_of
 
 NUMBER_KEY, IMAGE_KEY, LABEL_KEY = b"num-samples", "image-{:09d}", "label-{:09d}"
 
@@ -49,7 +49,8 @@ class LMDBSource(WordSource):
         image = self._read(key.encode())
         if image is None:
             raise ValueError(
-                f"source {self.name!r}: no key {key!r}, although there should be {self.size} words."
+                f"source {self.name!r}, row {index}: no key {key!r}, although there should be {self.size} "
+                "words; leave the row out."
             )
         return {"image": {"bytes": image, "path": None}, "text": self.text(index)}
 
@@ -76,12 +77,26 @@ class LMDBSource(WordSource):
                 )
             except lmdb.Error as error:
                 raise ValueError(
-                    f"source {self.name!r}: {str(self.place)!r} is no LMDB ({error})."
+                    f"source {self.name!r}: {str(self.place)!r} is no LMDB ({error}); copy it again."
                 ) from error
+            self._refuse_truncated()
             self._process = os.getpid()
         with self._environment.begin(buffers=False) as transaction:
             value = transaction.get(key)
         return None if value is None else bytes(value)
+
+    def _refuse_truncated(self) -> None:
+        """Compare the file's size with its pages: to read one that is missing would end the process."""
+        file = self.place / "data.mdb" if self.place.is_dir() else self.place
+        pages = self._environment.info()["last_pgno"] + 1
+        wanted, size = pages * self._environment.stat()["psize"], file.stat().st_size
+        if size < wanted:
+            self._environment.close()
+            self._environment = None
+            raise ValueError(
+                f"source {self.name!r}: {str(file)!r} is cut off: it must have {wanted} bytes, it has "
+                f"{size}; copy it again."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open environment behind when the source goes to another process."""

@@ -24,7 +24,7 @@ class PretrainingDataArguments:
     Args:
         train_sources: source → weight, labels not needed; for example "rendered:fonts.yaml", "folder:words/",
             "parquet:words.parquet", "lmdb:words/", "stream:owner/words"; see
-            `unlabelled_sources.open_unlabelled_source`. A weight is a share of the words.
+            `word_sources.open_source`. A weight is a share of the words.
         processor: settings of the image processor of a new model, for example {"keep_aspect_ratio": true}.
         views: distort each view by one to five operations of `view_augmentation`; False reads words as they
             are.

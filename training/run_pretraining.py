@@ -61,8 +61,8 @@ from training.run_state import (
 )
 from training.synchronized_batchnorm import synchronize_batchnorm
 from training.training_batches import TrainingBatches
-from training.unlabelled_sources import open_unlabelled_source
 from training.word_mixture import MixturePart, WordMixture
+from training.word_sources import open_source
 
 PICTURE_WORDS = 8
 DROPOUT_STREAM = 15
@@ -194,7 +194,7 @@ def build_batches(
     data, run, settings = arguments.data, arguments.run, arguments.optimisation
     parts = []
     for name, weight in data.train_sources.items():
-        source = open_unlabelled_source(name)
+        source = open_source(name, labelled=False)
         rows = None if source.size is None else np.arange(source.size)
         parts.append(MixturePart(source, float(weight), rows))
         accelerator.print(f"source: {name}  words {source.size or 'without end'}  weight {weight}")

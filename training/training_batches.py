@@ -90,8 +90,12 @@ class ChunkMaker(Dataset):
         """Read, augment, resize and encode one word; None, and a count of the reason, if it is unusable."""
         part = self.mixture.parts[draw.part]
         name = part.source.name
-        row = part.source.row(draw.row)
         counts[f"read {name}"] += 1
+        try:
+            row = part.source.row(draw.row)
+        except UNREADABLE:
+            counts[f"unreadable {name}"] += 1
+            return None
         text = self.encoder.clean(row["text"])
         if text is None:
             counts[f"outside the charset {name}"] += 1

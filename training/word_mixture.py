@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from training.word_sources import WordSource
+from training.source_interface import WordSource
 
 _GOLDEN = (5**0.5 - 1) / 2
 
