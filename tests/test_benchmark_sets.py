@@ -14,8 +14,9 @@ from PIL import Image
 from tests.word_folders import write_words
 from training import benchmark_sets
 from training.benchmark_sets import find_sets, list_places, load_set, open_sets
-from training.benchmarks import Benchmark, LabelRule, SetProtocol
-from training.word_sources import WordSource, open_source
+from training.benchmarks import ALPHANUMERIC_LABELS, Benchmark, LabelRule, SetProtocol
+from training.source_interface import WordSource
+from training.word_sources import open_source
 
 Words = list[tuple[Image.Image, str]]
 DOT = Image.new("RGB", (8, 8))
@@ -216,3 +217,11 @@ def test_a_place_without_words_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "labels.tsv").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no words"):
         open_sets(str(tmp_path / "empty"))
+
+
+def test_a_source_of_which_the_protocol_keeps_nothing_is_refused(tmp_path: Path) -> None:
+    folder = write_words(tmp_path / "marks", [(Image.new("RGB", (40, 32)), "?!")])
+    source = open_source(f"folder:{folder}")
+    assert load_set("marks", source, None).labels == ["?!"]
+    with pytest.raises(ValueError, match="measures labels of letters and digits only, and it has none"):
+        load_set("marks", source, None, ALPHANUMERIC_LABELS)

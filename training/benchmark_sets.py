@@ -91,15 +91,15 @@ def load_set(name: str, source: WordSource, limit: int | None, rule: LabelRule |
         rule: which labels are kept; None for all.
 
     Raises:
-        ValueError: for a source without an end when there is no limit, and for one without rows.
+        ValueError: for a source without an end when there is no limit, and when the rule keeps no word.
     """
     if source.size is None and limit is None:
         raise ValueError(f"source {source.name!r} has no end; give --limit.")
     size = limit if source.size is None else source.size
     assert size is not None
     chosen = [i for i in range(size) if rule is None or rule.keeps(source.text(i))][:limit]
-    if not chosen:
-        raise ValueError(f"source {source.name!r} has no words.")
+    if rule is not None and not chosen:
+        raise ValueError(f"source {source.name!r}: the protocol measures {rule.text}, and it has none such.")
     rows = [source.row(index) for index in chosen]
     labels = [row["text"] for row in rows]
     return BenchmarkSet(
