@@ -84,6 +84,12 @@ def test_a_number_that_yaml_reads_as_text_is_refused_with_the_way_to_write_it(
         ("warmup", 1.0, "`warmup` must lie in 0 to below 1"),
         ("learning_rate", 0.0, "`learning_rate` must be positive"),
         ("held_out_fraction", 1, "`held_out_fraction`"),
+        ("label_share", 0, "`label_share` must lie above 0 and up to 1, got 0"),
+        ("label_share", 1.5, "above 0 and up to 1, got 1.5"),
+        ("label_count", 0, "`label_count` must be at least 1, got 0; leave it out"),
+        ("optimizer", "lion", "`optimizer` must be one of adamw, sgd"),
+        ("layer_decay", 0.0, "`layer_decay` must lie above 0 and up to 1"),
+        ("sgd_momentum", 1.0, "`sgd_momentum` must lie in 0 to below 1"),
         ("out_of_charset", "skip", "one of drop_word, drop_characters, error"),
         ("augmentation_strength", 2, "0 to 1"),
         ("batch_size", 0, "`batch_size` must be at least 1"),
@@ -102,6 +108,11 @@ def test_a_bad_value_is_refused_with_its_rule(key: str, value: Any, message: str
 def test_missing_settings_are_all_named() -> None:
     with pytest.raises(ValueError, match="train_sources, output_dir, model"):
         build_arguments({"max_steps": 1})
+
+
+def test_a_share_and_a_count_of_labels_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        build_arguments({**MINIMAL, "label_share": 0.1, "label_count": 5})
 
 
 def test_a_run_by_the_clock_needs_no_number_of_updates() -> None:
