@@ -61,11 +61,11 @@ def main(argv: Sequence[str]) -> int:
     ]
     left = [run for run in runs if not run.result.is_file()]
     print_curve_plan(arguments, words, counts, len(runs), len(left))
-    report(arguments, words, runs)
+    write_report_so_far(arguments, words, runs)
 
     def finish(run: PointRun) -> str:
         result = keep_result(run)
-        report(arguments, words, runs)
+        write_report_so_far(arguments, words, runs)
         return f"{100 * result['word_accuracy']:.1f} % of the words"
 
     try:
@@ -226,7 +226,9 @@ def keep_result(run: PointRun) -> dict[str, Any]:
     return result
 
 
-def report(arguments: LabelEfficiencyArguments, words: dict[str, Any], runs: Sequence[PointRun]) -> None:
+def write_report_so_far(
+    arguments: LabelEfficiencyArguments, words: dict[str, Any], runs: Sequence[PointRun]
+) -> None:
     """Write table, plot and numbers of the points that are finished."""
     results = [json.loads(run.result.read_text("utf-8")) for run in runs if run.result.is_file()]
     if results:
