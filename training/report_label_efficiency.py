@@ -205,7 +205,7 @@ def draw_curves(
         known = ~np.isnan(low)
         if known.any():
             axes.vlines(x[known], low[known].clip(0), high[known].clip(max=100), color=style["color"], lw=1.4)
-            axes.fill_between(x, low.clip(0), high.clip(max=100), color=style["color"], alpha=0.12, lw=0)
+            axes.fill_between(x, low.clip(0), high.clip(max=100), color=style["color"], alpha=0.1, lw=0)
         for where, point in zip(x, own, strict=True):
             values = [100 * value for value in point.accuracy.values]
             axes.plot([where] * len(values), values, "_", color=style["color"], ms=8, alpha=0.7, zorder=2)
@@ -216,7 +216,9 @@ def draw_curves(
     axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
     top = max(max(point.accuracy.values) for point in points)
     highest = [point.accuracy.high for point in points if not math.isnan(point.accuracy.high)]
-    axes.set_ylim(0, min(100.0, max(5.0, 105 * max([top, *highest]))))
+    ceiling = min(100.0, max(5.0, 105 * max([top, *highest])))
+    # A little below 0 and above 100, where markers would be cut.
+    axes.set_ylim(-0.02 * ceiling, 1.02 * ceiling)
     axes.set_xlabel("labelled words to learn from")
     axes.set_ylabel("word accuracy on words never trained on, %")
     axes.grid(alpha=0.25)
