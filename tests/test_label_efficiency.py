@@ -167,7 +167,7 @@ def test_all_starting_points_learn_from_and_read_the_same_words(
     assert one["split_seed"] == 0
     assert one["seed"] == 4
     table = (tmp_path / "curve/label_efficiency.md").read_text()
-    assert "Points above scratch" in table
+    assert 'Gain over "scratch"' in table
 
 
 def test_a_point_that_fails_does_not_lose_the_others(

@@ -113,7 +113,7 @@ def test_the_first_point_of_one_seed_has_neither_interval_nor_gain(tmp_path: Pat
     write_curves(tmp_path, {**SETTINGS, "seeds": [0]}, WORDS, results(one), {})
     table = (tmp_path / "label_efficiency.md").read_text()
     assert "| 10 | 50.0 |" in table
-    assert "Points above" not in table
+    assert "Gain over" not in table
     assert json.loads((tmp_path / "results.json").read_text())["points"][0]["accuracy"]["low"] is None
 
 

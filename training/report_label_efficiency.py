@@ -157,8 +157,8 @@ def curve_tables(
         lines.append("| " + " | ".join([f"{count:,}", *cells]) + " |")
     others = [start for start in starts if start != baseline]
     if others and baseline in starts:
-        head = f"Points above {labels[baseline]}, and the labels that {labels[baseline]} needs to be as good:"
-        columns = [f"{labels[start]} | labels needed" for start in others]
+        head = f"Gain over \"{labels[baseline]}\" in points, and the labels with which that is as good:"
+        columns = [f"{labels[start]} | labels for as much" for start in others]
         lines += ["", head, "", "| labels | " + " | ".join(columns) + " |"]
         lines.append("|---:" * (1 + 2 * len(others)) + "|")
         own = [point.labels for point in points if point.start == baseline]
@@ -220,7 +220,7 @@ def draw_curves(
     # A little below 0 and above 100, where markers would be cut.
     axes.set_ylim(-0.02 * ceiling, 1.02 * ceiling)
     axes.set_xlabel("labelled words to learn from")
-    axes.set_ylabel("word accuracy on words never trained on, %")
+    axes.set_ylabel("word accuracy on held-out words, %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
