@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from training.arguments import (
     build_arguments,
     parse_arguments,
 )
+from training.recogniser import make_processor, read_model_json
 
 MINIMAL: dict[str, Any] = {
     "output_dir": "run",
@@ -84,6 +86,12 @@ def test_a_number_that_yaml_reads_as_text_is_refused_with_the_way_to_write_it(
         ("warmup", 1.0, "`warmup` must lie in 0 to below 1"),
         ("learning_rate", 0.0, "`learning_rate` must be positive"),
         ("held_out_fraction", 1, "`held_out_fraction`"),
+        ("label_share", 0, "`label_share` must lie above 0 and up to 1, got 0"),
+        ("label_share", 1.5, "above 0 and up to 1, got 1.5"),
+        ("label_count", 0, "`label_count` must be at least 1, got 0; leave it out"),
+        ("optimizer", "lion", "`optimizer` must be one of adamw, sgd"),
+        ("layer_decay", 0.0, "`layer_decay` must lie above 0 and up to 1"),
+        ("sgd_momentum", 1.0, "`sgd_momentum` must lie in 0 to below 1"),
         ("out_of_charset", "skip", "one of drop_word, drop_characters, error"),
         ("augmentation_strength", 2, "0 to 1"),
         ("batch_size", 0, "`batch_size` must be at least 1"),
@@ -102,6 +110,11 @@ def test_a_bad_value_is_refused_with_its_rule(key: str, value: Any, message: str
 def test_missing_settings_are_all_named() -> None:
     with pytest.raises(ValueError, match="train_sources, output_dir, model"):
         build_arguments({"max_steps": 1})
+
+
+def test_a_share_and_a_count_of_labels_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        build_arguments({**MINIMAL, "label_share": 0.1, "label_count": 5})
 
 
 def test_a_run_by_the_clock_needs_no_number_of_updates() -> None:
@@ -157,3 +170,45 @@ def test_every_published_settings_file_is_valid(path: Path) -> None:
     assert (
         arguments.run.model == "modeling_rcmstr/checkpoints/default" or (root / arguments.run.model).exists()
     )
+
+
+PROTOCOLS = sorted((Path(__file__).parent.parent / "training/configs/protocols").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
+def test_every_protocol_is_valid_and_its_head_fits_the_models_that_it_names(path: Path) -> None:
+    """The pretrained folders are the reader's; the control from scratch has the same settings."""
+    arguments = parse_arguments([str(path)])
+    named = re.findall(r"model=(training/\S+\.json)", path.read_text(encoding="utf-8"))
+    assert named
+    config = read_model_json(path.parents[3] / named[0], arguments.run.model_settings or {})
+    processor = make_processor(config, arguments.run.charset or "ascii-94", arguments.run.processor)
+    assert processor.tokenizer.for_attention == (config.decoder_type == "attention")
+
+
+def test_protocols_have_the_papers_values() -> None:
+    """Those that RCLSTR's released code and PerSec's paper give."""
+    settings = {path.stem: parse_arguments([str(path)]) for path in PROTOCOLS}
+    kinds = ("decoder_evaluation", "semi_supervised", "full_finetuning")
+    assert settings.keys() == {f"{kind}_{of}" for kind in kinds for of in ("rcmstr", "persec", "small")}
+    for of in ("rcmstr", "persec"):
+        frozen = settings[f"decoder_evaluation_{of}"]
+        optimisation = frozen.optimisation
+        assert optimisation.freeze_encoder
+        assert (optimisation.batch_size, optimisation.max_steps) == (256, 200_000)
+        assert (optimisation.schedule, optimisation.learning_rate, optimisation.max_grad_norm) == (
+            "one_cycle",
+            0.0005,
+            5,
+        )
+        assert frozen.run.eval_steps == 20_000
+        assert len(frozen.data.eval_sources or {}) == 7
+        assert settings[f"semi_supervised_{of}"].data.label_share < 1
+        assert not settings[f"semi_supervised_{of}"].optimisation.freeze_encoder
+    persec = settings["full_finetuning_persec"].optimisation
+    assert (persec.optimizer, persec.learning_rate) == ("sgd", 0.005)
+    assert persec.batch_size * persec.gradient_accumulation_steps == 2048
+    dig = settings["full_finetuning_rcmstr"].optimisation
+    words = dig.batch_size * dig.gradient_accumulation_steps
+    assert dig.learning_rate == pytest.approx(0.0001 * words / 256)
+    assert (dig.layer_decay, dig.weight_decay) == (0.75, 0.05)

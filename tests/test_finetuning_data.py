@@ -107,6 +107,53 @@ def test_evaluated_words_are_limited_and_drawn_by_the_seed(words: Path) -> None:
     assert texts(0) != texts(1)
 
 
+def rows_and_texts(arguments: FinetuningArguments) -> tuple[set[int], list[str]]:
+    """Rows that are trained on, and texts that are evaluated."""
+    batches, sets, _ = build(arguments)
+    return set(batches.maker.mixture.parts[0].rows.tolist()), sorted(sets[0].texts)
+
+
+def test_labelled_words_are_nested_and_the_held_out_words_stay_what_they_are(words: Path) -> None:
+    everything, test = rows_and_texts(settings(words))
+    half, test_of_half = rows_and_texts(settings(words, label_share=0.5))
+    four, test_of_four = rows_and_texts(settings(words, label_count=4))
+    assert test == test_of_half == test_of_four
+    assert half < everything
+    assert len(four) == 4
+    assert four <= half or half <= four
+    assert build(settings(words, label_count=4))[2]["sources"][0]["trained_on"] == 4
+
+
+def test_with_a_seed_of_its_own_the_split_is_the_same_in_all_runs(words: Path) -> None:
+    fixed = [rows_and_texts(settings(words, split_seed=3, label_count=5, seed=seed)) for seed in range(4)]
+    assert len({tuple(test) for _, test in fixed}) == 1
+    assert len({tuple(sorted(rows)) for rows, _ in fixed}) > 1, "labels are drawn by the run's seed"
+    own = [rows_and_texts(settings(words, seed=seed))[1] for seed in range(4)]
+    assert len({tuple(test) for test in own}) > 1
+    assert rows_and_texts(settings(words, seed=3))[1] == fixed[0][1], "a split seed is the seed of a split"
+
+
+def test_labels_that_cannot_be_drawn_are_refused(words: Path) -> None:
+    with pytest.raises(ValueError, match=r"`label_count=17` asks for more words than the 16.*lower it"):
+        build(settings(words, label_count=17, held_out_fraction=0.0))
+    with pytest.raises(ValueError, match=r"`label_share=0.0001` leaves none of 16 words.*larger share"):
+        build(settings(words, label_share=0.0001, held_out_fraction=0.0))
+
+
+def test_words_without_an_end_have_no_share(words: Path, good_font: Path) -> None:
+    rendered = {f"rendered:?fonts={good_font}": 1}
+    with pytest.raises(ValueError, match=r"`train_sources` names none.*have no end"):
+        build(settings(words, train_sources=rendered, label_share=0.5, eval_words=1))
+    both = settings(
+        words,
+        train_sources={**rendered, f"folder:{words}": 1},
+        label_count=3,
+        held_out_fraction=0.0,
+        eval_words=1,
+    )
+    assert [source["trained_on"] for source in build(both)[2]["sources"]] == [None, 3]
+
+
 def test_rendered_words_are_evaluated_far_from_those_trained_on(words: Path) -> None:
     class Endless:
         name, size = "rendered:", None

@@ -131,6 +131,27 @@ def test_cosine_and_linear_are_their_formulas() -> None:
         assert schedule_factor("cosine", progress, 0.1, 0.0) == pytest.approx(expected)
 
 
+def test_one_cycle_is_pytorchs_with_the_divisor_of_the_released_rclstr_code() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=1.0,
+        total_steps=101,
+        pct_start=0.31,
+        div_factor=20,
+        final_div_factor=1000,
+        cycle_momentum=False,
+    )
+    # Its peak lies at update 0.31 * 101 - 1, its end at update 100.
+    peak = 0.31 * 101 - 1
+    for step in range(101):
+        ours = schedule_factor("one_cycle", step / 100, peak / 100, 1 / 20_000)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        if step < 100:
+            optimizer.step()
+            theirs.step()
+
+
 def test_the_average_follows_its_closed_form_and_gives_the_weights_back() -> None:
     model = nn.Linear(2, 1)
     average = WeightAverage(model, 0.9)

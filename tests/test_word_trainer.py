@@ -117,6 +117,37 @@ def test_one_update_equals_plain_pytorch(
     assert torch.allclose(weights(ours), weights(plain), atol=1e-6)
 
 
+def test_two_updates_of_sgd_equal_plain_pytorch(
+    tiny_config: Callable[..., Any], train: Callable[..., WordTrainer], batch: dict[str, Tensor]
+) -> None:
+    ours, plain = vit(tiny_config), vit(tiny_config)
+    sgd = {"optimizer": "sgd", "sgd_momentum": 0.7, "weight_decay": 0.0, "learning_rate": 0.01}
+    train(ours, [batch], max_steps=2, **sgd)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.7)
+    plain.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        plain(**batch).loss.backward()
+        optimizer.step()
+    assert torch.allclose(weights(ours), weights(plain), atol=1e-6)
+
+
+def test_layers_learn_at_their_share_of_the_scheduled_rate(
+    tiny_config: Callable[..., Any], train: Callable[..., WordTrainer], batch: dict[str, Tensor]
+) -> None:
+    """Two layers: the stem lies three below the head."""
+    trainer = train(
+        vit(tiny_config), [batch], max_steps=2, learning_rate=0.01, layer_decay=0.5, schedule="linear"
+    )
+    assert trainer.optimizer is not None
+    rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([0.00125, 0.0025, 0.005, 0.01])
+    trainer.lr_scheduler.last_epoch = 0  # type: ignore[union-attr]
+    trainer.lr_scheduler.step()  # type: ignore[union-attr]
+    for group in trainer.optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.5 * group["initial_lr"])
+
+
 def test_the_gradient_is_clipped_to_the_norm(
     tiny_config: Callable[..., Any], train: Callable[..., WordTrainer], batch: dict[str, Tensor]
 ) -> None:

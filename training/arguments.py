@@ -16,6 +16,9 @@ import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
+from training.label_subset import refuse_wrong_labels
+
+OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "one_cycle", "linear", "constant")
 SCHEDULE_CLOCKS = ("steps", "time")
 OUT_OF_CHARSET_RULES = ("drop_word", "drop_characters", "error")
@@ -33,6 +36,12 @@ class DataArguments:
             sum.
         held_out_fraction: share of the groups (photograph, form, receipt; a row where the source knows none)
             of every finite training source that is never trained on and is evaluated instead.
+        split_seed: draws what is held out, and which of it is evaluated; None takes `seed`. A number keeps
+            the test words the same in runs with different seeds.
+        label_share: share of the words of every file source that count as labelled and are trained on, for
+            semi-supervised evaluation; drawn by `seed`, a smaller share always part of a larger one.
+        label_count: instead of a share, exactly this many labelled words of every file source, drawn likewise
+            and as nested; None for no limit.
         eval_sources: name → source, evaluated besides the held-out words.
         eval_words: words evaluated from each source, at most; drawn by `seed`.
         out_of_charset: "drop_word" leaves out words with a character that the tokenizer lacks,
@@ -47,6 +56,9 @@ class DataArguments:
 
     train_sources: dict[str, float | int]
     held_out_fraction: float | int = 0.1
+    split_seed: int | None = None
+    label_share: float | int = 1.0
+    label_count: int | None = None
     eval_sources: dict[str, str] | None = None
     eval_words: int = 1000
     out_of_charset: str = "drop_word"
@@ -68,6 +80,7 @@ class DataArguments:
             )
         if not 0 <= self.held_out_fraction < 1:
             raise ValueError(f"`held_out_fraction` must lie in 0 to below 1, got {self.held_out_fraction}.")
+        refuse_wrong_labels(self.label_share, self.label_count)
         require_known("out_of_charset", self.out_of_charset, OUT_OF_CHARSET_RULES)
         for name in ("augmentation_strength", "rendered_augmentation_strength"):
             if not 0 <= getattr(self, name) <= 1:
@@ -85,14 +98,17 @@ class OptimisationArguments:
         gradient_accumulation_steps: batches per update.
         max_steps: updates of the whole run; may be left out with `schedule_by: time`.
         max_minutes: wall-clock limit of the whole run over all its sessions, evaluations and saves included.
-        schedule: "cosine", "one_cycle" (rise to the peak and cosine down, momentum opposite), "linear" or
+        schedule: "cosine", "one_cycle" (half a cosine up to the peak, half a cosine down), "linear" or
             "constant".
         schedule_by: "steps", or "time": the learning rate follows the share of `max_minutes` that is used up,
             so a run on a machine of unknown speed still ends at its lowest rate.
+        optimizer: "adamw" or "sgd".
         learning_rate: peak of the schedule.
+        layer_decay: below 1, each layer of the encoder learns at this share of the rate of the one above.
         final_learning_rate: what the schedule ends at, as a share of the peak.
         warmup: share of the run in which the rate rises from near 0 to the peak.
         weight_decay: on matrices and convolutions; never on norms, biases and embeddings.
+        sgd_momentum: momentum of SGD.
         adam_beta1: first moment of AdamW.
         adam_beta2: second moment of AdamW.
         max_grad_norm: gradient norm above which the gradient is scaled down; 0 turns clipping off.
@@ -110,10 +126,13 @@ class OptimisationArguments:
     max_minutes: float | int | None = None
     schedule: str = "cosine"
     schedule_by: str = "steps"
+    optimizer: str = "adamw"
     learning_rate: float | int = 0.001
+    layer_decay: float | int = 1.0
     final_learning_rate: float | int = 0.0
     warmup: float | int = 0.03
     weight_decay: float | int = 0.01
+    sgd_momentum: float | int = 0.9
     adam_beta1: float | int = 0.9
     adam_beta2: float | int = 0.99
     max_grad_norm: float | int = 5.0
@@ -123,10 +142,11 @@ class OptimisationArguments:
     bf16: bool = False
     channels_last: bool = True
 
-    def validate_optimisation(self) -> None:
-        """The schedule has an end, and rates are in range."""
+    def validate_schedule(self) -> None:
+        """The schedule is known and has an end."""
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("schedule_by", self.schedule_by, SCHEDULE_CLOCKS)
+        require_known("optimizer", self.optimizer, OPTIMIZERS)
         if self.schedule_by == "time" and self.max_minutes is None:
             raise ValueError(
                 "`schedule_by: time` needs `max_minutes`: the rate follows the share of it that is used."
@@ -135,19 +155,24 @@ class OptimisationArguments:
             raise ValueError(
                 "`schedule_by: steps` needs `max_steps`; or set `schedule_by: time` and `max_minutes`."
             )
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"`max_minutes` must be positive, got {self.max_minutes}.")
+        if self.max_steps is not None:
+            require_at_least(self, max_steps=1)
+
+    def validate_optimisation(self) -> None:
+        """Rates and sizes are in range."""
         if self.learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
-        for name in ("final_learning_rate", "warmup", "ema_decay"):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"`layer_decay` must lie above 0 and up to 1, got {self.layer_decay}.")
+        for name in ("final_learning_rate", "warmup", "ema_decay", "sgd_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must lie in 0 to below 1, got {getattr(self, name)}.")
         for name in ("weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ValueError(f"`max_minutes` must be positive, got {self.max_minutes}.")
         require_at_least(self, batch_size=1, gradient_accumulation_steps=1)
-        if self.max_steps is not None:
-            require_at_least(self, max_steps=1)
 
 
 @strict

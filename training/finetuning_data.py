@@ -12,11 +12,13 @@ import torch
 from training.arguments import FinetuningArguments
 from training.collation import BatchNormaliser, LabelEncoder, WordResizer
 from training.evaluation import EvaluationSet, choose_rows, prepare_evaluation_set
+from training.label_subset import draw_labelled
 from training.recogniser import frames_of
+from training.source_interface import WordSource
 from training.stream_source import StreamSource
 from training.training_batches import ChunkMaker, TrainingBatches
 from training.word_mixture import MixturePart, WordMixture
-from training.word_sources import RenderedSource, WordSource, open_source, split_by_group
+from training.word_sources import RenderedSource, open_source, split_by_group
 
 # Rendered words that are evaluated come from this far into the sequence; no run trains on that many.
 RENDERED_HELD_OUT_START = 1 << 40
@@ -42,13 +44,18 @@ def build_data(
     parts: list[MixturePart] = []
     sets: list[EvaluationSet] = []
     record: list[dict[str, Any]] = []
+    split_seed = split_seed_of(arguments)
     for name, weight in data.train_sources.items():
         source = open_source(name)
         train_rows, held_out, dropped = split_source(source, arguments, encoder)
+        if train_rows is not None:
+            train_rows = draw_labelled(
+                source, train_rows, run.seed, float(data.label_share), data.label_count
+            )
         rendered = isinstance(source, RenderedSource)
         strength = data.rendered_augmentation_strength if rendered else data.augmentation_strength
         parts.append(MixturePart(source, float(weight), train_rows, float(strength)))
-        chosen = choose_rows(held_out, data.eval_words, run.seed)
+        chosen = choose_rows(held_out, data.eval_words, split_seed)
         if len(chosen):
             sets.append(prepare_evaluation_set(short_name(name, sets), source, chosen, resizer))
         record.append(
@@ -66,7 +73,12 @@ def build_data(
         source = open_source(name)
         rows = np.arange(source.size if source.size is not None else data.eval_words)
         sets.append(
-            prepare_evaluation_set(set_name, source, choose_rows(rows, data.eval_words, run.seed), resizer)
+            prepare_evaluation_set(set_name, source, choose_rows(rows, data.eval_words, split_seed), resizer)
+        )
+    if all(part.rows is None for part in parts) and (data.label_share < 1 or data.label_count):
+        raise ValueError(
+            "`label_share` and `label_count` choose among words of files, and `train_sources` names none: "
+            f"{list(data.train_sources)} have no end; add a source of files, or leave the setting out."
         )
     maker = ChunkMaker(
         WordMixture(parts, run.seed), resizer, encoder, settings.batch_size, data.bucket_batches, run.seed
@@ -86,14 +98,19 @@ def split_source(
     source: WordSource, arguments: FinetuningArguments, encoder: LabelEncoder
 ) -> tuple[np.ndarray | None, np.ndarray, int]:
     """Choose rows to train on (None: all of an endless source) and rows held out; count unusable labels."""
-    data, run = arguments.data, arguments.run
+    data = arguments.data
     if source.size is None:
         # A stream starts over, so it has no row that no run will train on.
         unseen = 0 if isinstance(source, StreamSource) else data.eval_words
         return None, RENDERED_HELD_OUT_START + np.arange(unseen), 0
-    train_rows, held_out = split_by_group(source, float(data.held_out_fraction), run.seed)
+    train_rows, held_out = split_by_group(source, float(data.held_out_fraction), split_seed_of(arguments))
     usable = np.array([encoder.clean(source.text(int(row))) is not None for row in train_rows], dtype=bool)
     return train_rows[usable], held_out, int((~usable).sum())
+
+
+def split_seed_of(arguments: FinetuningArguments) -> int:
+    """The seed that decides which words are held out and evaluated."""
+    return arguments.run.seed if arguments.data.split_seed is None else arguments.data.split_seed
 
 
 def short_name(name: str, sets: Sequence[EvaluationSet]) -> str:

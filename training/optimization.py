@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# A one-cycle schedule starts at this share of its peak (Smith & Topin, arXiv:1708.07120, as in fast.ai).
-ONE_CYCLE_START = 0.04
+# A one-cycle schedule (arXiv:1708.07120) starts at this share of its peak, as RCLSTR's code does.
+ONE_CYCLE_START = 0.05
 # A linear warm-up starts at this share, not at 0: the first update must move something.
 WARMUP_START = 0.01
 # Parameters that are no matrices although they have two dimensions: mask vectors and position tables.

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from training.arguments import GroupedArguments, require_at_least, require_known
+from training.arguments import OPTIMIZERS, GroupedArguments, require_at_least, require_known
 
-OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
 BATCHNORMS = ("synchronized", "local", "shuffled")
 PROBE_HEADS = ("ctc", "attention")

@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from training.arguments import FinetuningArguments
 from training.evaluation import EvaluationSet, evaluate_sets, prediction_table
-from training.optimization import WeightAverage, parameter_groups, schedule_factor
+from training.optimization import WeightAverage, make_optimizer, parameter_groups, schedule_factor
 from training.run_flow import RunFlow
 from training.run_state import MetricsLog, RunClock, prune, whole_folder, write_json_file
 from training.training_batches import TrainingBatches
@@ -84,14 +84,17 @@ class WordTrainer(Trainer):
         return self.batches
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW on two groups: with and without weight decay."""
+        """AdamW or SGD on groups with and without weight decay, a pair per layer where layers have rates."""
         if self.optimizer is None:
             settings = self.arguments.optimisation
-            self.optimizer = torch.optim.AdamW(
-                parameter_groups(model or self.recogniser, float(settings.weight_decay)),
-                lr=float(settings.learning_rate),
-                betas=(float(settings.adam_beta1), float(settings.adam_beta2)),
-                fused=True,
+            groups = parameter_groups(
+                model or self.recogniser, float(settings.weight_decay), float(settings.layer_decay)
+            )
+            own: dict[str, Any] = {"momentum": float(settings.sgd_momentum)}
+            if settings.optimizer == "adamw":
+                own = {"betas": (float(settings.adam_beta1), float(settings.adam_beta2))}
+            self.optimizer = make_optimizer(
+                settings.optimizer, groups, float(settings.learning_rate), fused=True, **own
             )
         return self.optimizer
 
