@@ -157,7 +157,7 @@ def curve_tables(
         lines.append("| " + " | ".join([f"{count:,}", *cells]) + " |")
     others = [start for start in starts if start != baseline]
     if others and baseline in starts:
-        head = f"Gain over \"{labels[baseline]}\" in points, and the labels with which that is as good:"
+        head = f'Gain over "{labels[baseline]}" in points, and the labels with which that is as good:'
         columns = [f"{labels[start]} | labels for as much" for start in others]
         lines += ["", head, "", "| labels | " + " | ".join(columns) + " |"]
         lines.append("|---:" * (1 + 2 * len(others)) + "|")
