@@ -260,9 +260,7 @@ def print_curve_plan(
         f"side by side: {arguments.run.jobs}"
     )
     if seeds < 3:
-        print(
-            f"{seeds} seeds: " + ("wide intervals; three or more are better" if seeds > 1 else "no intervals")
-        )
+        print(f"seeds: {seeds}, so " + ("intervals are very wide" if seeds > 1 else "there are no intervals"))
     if left < points:
         print(f"finished already: {points - left}")
     sys.stdout.flush()

@@ -208,18 +208,17 @@ def train_point(settings_file: str, output: str, sender: Connection) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with (
-        open(output, "a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        try:
-            status = run_finetuning([settings_file, "resume=true"])
-        except Exception as error:
-            traceback.print_exc()
-            message = " ".join(str(error).split())
-            sender.send(message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}")
-            status = 1
+    # Below Python: a library's log goes to the stream that was there when it was imported.
+    with open(output, "ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    try:
+        status = run_finetuning([settings_file, "resume=true"])
+    except Exception as error:
+        traceback.print_exc()
+        message = " ".join(str(error).split())
+        sender.send(message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}")
+        status = 1
     sys.exit(status)
 
 
