@@ -7,9 +7,10 @@ import atexit
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,15 @@ def good_font(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert isinstance(font, ImageFont.FreeTypeFont)
     path.write_bytes(font.font_bytes)
     return path
+
+
+@pytest.fixture
+def restored_process() -> Iterator[None]:
+    """A run sets signal handlers, threads and a number mode; the other tests want theirs back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)

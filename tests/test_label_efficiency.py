@@ -1,13 +1,11 @@
 """Whole curves of tiny recognisers: every point once, the same test words, finished points kept."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -16,6 +14,8 @@ from training import label_efficiency
 from training.label_efficiency import main
 from training.point_training import PointRun
 from training.run_finetuning import main as run_finetuning
+
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 Words = list[tuple[Image.Image, str]]
 MODEL = {
@@ -28,18 +28,6 @@ MODEL = {
     "head_hidden_size": 8,
     "max_text_length": 8,
 }
-
-
-@pytest.fixture(autouse=True)
-def restored_process() -> Iterator[None]:
-    """A run sets signal handlers, threads and a number mode; the other tests want theirs back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 class HereAndNow:

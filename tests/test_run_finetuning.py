@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from training import run_finetuning
 from training.run_finetuning import main
 from training.word_trainer import TrainingDivergedError, WordTrainer
 
+pytestmark = pytest.mark.usefixtures("restored_process")
+
 Words = list[tuple[Image.Image, str]]
 MODEL = {
     "model_type": "rcmstr",
@@ -30,18 +32,6 @@ MODEL = {
     "head_hidden_size": 24,
     "max_text_length": 8,
 }
-
-
-@pytest.fixture(autouse=True)
-def restored_process() -> Iterator[None]:
-    """A run sets signal handlers, threads and a number mode; the other tests want theirs back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
