@@ -121,3 +121,9 @@ def test_a_baseline_that_is_better_needs_at_most_its_fewest_labels(tmp_path: Pat
     worse = {**ACCURACIES, ("rcmstr", 10): [0.0, 0.0, 0.01]}
     write_curves(tmp_path, SETTINGS, WORDS, results(worse), {})
     assert "| at most 10 |" in (tmp_path / "label_efficiency.md").read_text()
+
+
+def test_a_point_that_reads_nothing_saves_no_labels(tmp_path: Path) -> None:
+    nothing = {**ACCURACIES, ("rcmstr", 10): [0.0, 0.0, 0.0]}
+    write_curves(tmp_path, SETTINGS, WORDS, results(nothing), {})
+    assert "| reads nothing |" in (tmp_path / "label_efficiency.md").read_text()

@@ -254,7 +254,9 @@ def _gain_of(point: CurvePoint | None, least: int, most: int) -> str:
     """The cells of a gain and of the labels that the baseline needs, which had from `least` to `most`."""
     if point is None or point.gain is None or point.baseline_labels is None:
         return " | "
-    if math.isinf(point.baseline_labels):
+    if point.accuracy.mean <= 0:
+        needed = "reads nothing"  # which takes no labels at all
+    elif math.isinf(point.baseline_labels):
         needed = f"more than {most:,}"
     elif point.baseline_labels <= least:
         needed = f"at most {least:,}"
