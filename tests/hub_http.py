@@ -52,6 +52,7 @@ class Fault:
         status: answer with this instead of doing anything, with `headers`.
         cut_after: cut the connection after so many bytes of an upload's body, or of an answer to a GET.
         answer_lost: do what was asked for, then cut the connection without an answer.
+        meanwhile: called before the request is answered: what somebody else does at that moment.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     answer_lost: bool = False
+    meanwhile: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ class Host:
         query = dict(parse_qsl(parts.query))
         headers = {name.lower(): text for name, text in handler.headers.items()}
         request = Request(handler.command, parts.path, query, headers, _body(handler))
+        if fault and fault.meanwhile:
+            fault.meanwhile()
         if fault and fault.status is not None:
             answer = Answer(fault.status, b"{}", {"Content-Type": "application/json", **fault.headers})
         else:
@@ -192,18 +196,17 @@ class Host:
                 answer = self._answer(request)
         if fault and fault.answer_lost:
             return self._cut(handler)
-        self._note(handler, answer.status)
+        cut_after = fault.cut_after if fault else None
+        if cut_after is None:
+            self._note(handler, answer.status)
         handler.send_response(answer.status)
         for name, text in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             handler.send_header(name, text)
         handler.end_headers()
         if handler.command == "HEAD":
             return None
-        if fault and fault.cut_after is not None:
-            handler.wfile.write(answer.body[: fault.cut_after])
-            return self._cut(handler)
-        handler.wfile.write(answer.body)
-        return None
+        handler.wfile.write(answer.body[:cut_after])
+        return None if cut_after is None else self._cut(handler)
 
     def _fault_for(self, method: str, path: str) -> Fault | None:
         """The first fault that is left for a request, one use taken off it."""

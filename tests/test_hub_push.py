@@ -209,10 +209,14 @@ def test_somebody_elses_commit_is_not_run_over(folder: Path, push: Client) -> No
     push.pushed(folder, REPO)
     repository = push.hub.repository(REPO)
     (folder / "README.md").write_bytes(CARD + b"More.\n")
-    # What the Hub answers when the branch has moved since it was listed.
-    push.hub.faults.append(Fault("POST", "/commit/", status=412))
+    theirs = {"key": "file", "value": {"path": "notes.txt", "content": "aGVsbG8K"}}
+
+    def commit_theirs() -> None:
+        repository.commit("main", [{"key": "header", "value": {"summary": "Theirs"}}, theirs])
+
+    push.hub.faults.append(Fault("POST", "/preupload/", meanwhile=commit_theirs))
     assert "somebody committed to `words/reader`" in push.refused(folder, REPO)
-    assert len(repository.log()) == 2
+    assert [commit.title for commit in repository.log()][:2] == ["Theirs", "Push reader"]
 
 
 def test_who_may_not_write_is_told_what_to_do(folder: Path, push: Client) -> None:
