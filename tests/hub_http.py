@@ -49,7 +49,7 @@ class Fault:
         method: of the requests.
         path: a regular expression.
         times: how many requests fail.
-        status: answer with this instead of doing anything, with `headers`.
+        status: answer with this instead of doing anything, with `headers` and `body`.
         cut_after: cut the connection after so many bytes of an upload's body, or of an answer to a GET.
         answer_lost: do what was asked for, then cut the connection without an answer.
         meanwhile: called before the request is answered: what somebody else does at that moment.
@@ -60,6 +60,7 @@ class Fault:
     times: int = 1
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
     cut_after: int | None = None
     answer_lost: bool = False
     meanwhile: Callable[[], object] | None = None
@@ -190,7 +191,7 @@ class Host:
         if fault and fault.meanwhile:
             fault.meanwhile()
         if fault and fault.status is not None:
-            answer = Answer(fault.status, b"{}", {"Content-Type": "application/json", **fault.headers})
+            answer = Answer(fault.status, fault.body, {"Content-Type": "application/json", **fault.headers})
         else:
             with self._lock:
                 answer = self._answer(request)

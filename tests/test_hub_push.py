@@ -1,6 +1,7 @@
 """Pushing folders over HTTP to the tests' Hub, each push a process of its own, as a person starts it."""
 
 import random
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -157,6 +158,8 @@ def test_an_upload_that_breaks_off_leaves_the_old_revision_and_can_be_repeated(
     push.hub.faults.append(Fault("PUT", "^/objects/", times=5, cut_after=0))
     said = push.refused(folder, REPO)
     assert "broke off while `words/reader` was pushed" in said
+    assert "model.safetensors" in said
+    assert re.search("disconnected|reset|pipe", said, re.IGNORECASE), said
     assert "run the same command again" in said
     assert len(push.hub.requests("PUT", "^/objects/", 0)) == 6
     repository = push.hub.repository(REPO)
@@ -253,6 +256,9 @@ def test_without_a_network_the_error_says_so(folder: Path, push: Client) -> None
     assert "the Hub could not be reached" in said
     assert "HF_ENDPOINT" in said
     assert "unset it" in push.refused(folder, REPO, HF_HUB_OFFLINE="1")
+    # A gateway in front of a Hub that is down.
+    push.hub.faults.append(Fault("POST", "/validate-yaml", status=502, body=b"<html>Bad gateway</html>"))
+    assert "the Hub could not be reached" in push.refused(folder, REPO)
 
 
 def test_a_private_push_never_lands_in_a_public_repository(folder: Path, push: Client) -> None:
@@ -315,6 +321,9 @@ def test_what_the_hub_would_refuse_or_leave_out_is_told(folder: Path, push: Clie
     assert '"license" must be a string' in push.refused(folder, REPO)
     assert push.hub.requests("PUT", ".") == [], "before anything is sent"
     (folder / "README.md").write_bytes(CARD)
+    echo = {"X-Error-Message": f"The token {push.token} is of no use"}
+    push.hub.faults.append(Fault("POST", "/commit/", status=400, headers=echo))
+    assert "The token [token] is of no use" in push.refused(folder, REPO)
     (folder / ".gitignore").write_text("*.json\n")
     assert "lacks config.json" in push.refused(folder, REPO)
 

@@ -263,8 +263,9 @@ def _worded(error: Exception, repo_id: str, token: str) -> Exception:
         return ConnectionError("nothing can be pushed while HF_HUB_OFFLINE is set; unset it and push again.")
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         return ValueError(f"`{repo_id}` was not pushed: {text}")
-    # An upload of a large file fails with an error of its own, whose cause says why.
-    reason = str(error.__cause__ or error).replace(token, "[token]") or type(error).__name__
+    # An upload of a large file fails with an error that names the file, and whose cause says why.
+    causes = [one for one in (error, error.__cause__) if one is not None]
+    reason = " ".join(str(one).replace(token, "[token]") or type(one).__name__ for one in causes)
     if isinstance(error, FileNotFoundError):
         return OSError(f"a file went away while it was pushed to `{repo_id}`: {reason}. {_AGAIN}")
     return ConnectionError(
