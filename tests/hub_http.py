@@ -7,6 +7,7 @@ off, refuse, or lose an answer instead, as networks and servers do.
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import threading
@@ -50,7 +51,8 @@ class Fault:
         path: a regular expression.
         times: how many requests fail.
         status: answer with this instead of doing anything, with `headers` and `body`.
-        cut_after: cut the connection after so many bytes of an upload's body, or of an answer to a GET.
+        cut_after: cut the connection after so many bytes of an upload's body, or of an answer to a GET; after
+            all of a shorter one.
         answer_lost: do what was asked for, then cut the connection without an answer.
         meanwhile: called before the request is answered: what somebody else does at that moment.
     """
@@ -182,7 +184,7 @@ class Host:
         fault = self._fault_for(handler.command, handler.path)
         uploads = handler.command in ("PUT", "POST")
         if fault and fault.cut_after is not None and uploads:
-            handler.rfile.read(fault.cut_after)
+            _body(handler, fault.cut_after)
             return self._cut(handler)
         parts = urlsplit(handler.path)
         query = dict(parse_qsl(parts.query))
@@ -230,13 +232,14 @@ class Host:
         self._log.append(Logged(handler.command, path, status, handler.headers.get("Range"), with_token))
 
 
-def _body(handler: BaseHTTPRequestHandler) -> bytes:
-    """The body of a request, sent with its length or in chunks."""
+def _body(handler: BaseHTTPRequestHandler, limit: float = math.inf) -> bytes:
+    """The body of a request, sent with its length or in chunks, or at least the first `limit` bytes of it."""
     if handler.headers.get("Transfer-Encoding", "").lower() != "chunked":
-        return handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-    content = b""
-    while size := int(handler.rfile.readline().split(b";")[0], 16):
+        return handler.rfile.read(int(min(limit, int(handler.headers.get("Content-Length", 0)))))
+    content = bytearray()
+    while len(content) < limit and (size := int(handler.rfile.readline().split(b";")[0], 16)):
         content += handler.rfile.read(size)
         handler.rfile.readline()
-    handler.rfile.readline()
-    return content
+    if len(content) < limit:
+        handler.rfile.readline()
+    return bytes(content)

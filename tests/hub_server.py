@@ -48,6 +48,7 @@ class HubServer:
         url: of the Hub, for `HF_ENDPOINT`.
         repositories: by (type, "owner/name").
         faults: put a `Fault` here and it happens.
+        storage: where large files lie.
         log: of all requests.
         unknown: requests that this Hub has no answer to; a test that ends with one here tests less than it
             says.
@@ -64,7 +65,7 @@ class HubServer:
         self._users: dict[str, User] = {}
         routes = self._routes()
         self._hub = Host(lambda request: answer_by(routes, request, self.unknown), self.faults, self.log)
-        self._storage = LfsStorage(self.repositories, part_size, self.faults, self.log)
+        self.storage = LfsStorage(self.repositories, part_size, self.faults, self.log)
         self.url = self._hub.url
 
     def __enter__(self) -> HubServer:
@@ -74,7 +75,7 @@ class HubServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hub.close()
-        self._storage.close()
+        self.storage.close()
 
     def add_user(self, name: str, *organisations: str, role: str = "write") -> str:
         """Make a user (or a further token of one) and return the token."""
@@ -265,7 +266,7 @@ class HubServer:
             said: dict[str, Any] = {"oid": oid, "size": size}
             if oid not in repository.contents:
                 said["actions"] = {
-                    "upload": self._storage.upload_action(repository, oid, size),
+                    "upload": self.storage.upload_action(repository, oid, size),
                     "verify": {"href": f"{self.url}/{repository.url_path}.git/info/lfs/verify"},
                 }
             objects.append(said)
@@ -288,6 +289,6 @@ class HubServer:
         if file.lfs_oid is None:
             headers["ETag"] = f'"{file.key}"'
             return ranged_answer(repository.contents[file.key], request.headers.get("range"), headers)
-        address = self._storage.address(repository, file.lfs_oid)
+        address = self.storage.address(repository, file.lfs_oid)
         linked = {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.lfs_oid}"'}
         return Answer(302, b"", {**headers, **linked, "Location": address})

@@ -1,6 +1,7 @@
 """The tests' own Hub does what the Hub does, also where the pushes of other tests do not look."""
 
 import hashlib
+import http.client
 import json
 import random
 import sys
@@ -9,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -157,6 +159,24 @@ def test_only_what_was_announced_is_stored(hub: HubServer) -> None:
     assert ask(batch, "POST", body=json.dumps(wanted).encode())[0] == 401
     reads = hub.add_user("ada", role="read")
     assert ask(batch, "POST", reads, json.dumps(wanted).encode())[0] == 403
+
+
+def test_bodies_may_come_in_chunks(hub: HubServer) -> None:
+    repository, pieces = hub.repository("ada/reader"), [b"in ", b"three ", b"pieces"]
+    oid = hashlib.sha256(b"".join(pieces)).hexdigest()
+    address = urlsplit(hub.storage.address(repository, oid))
+    hub.faults.append(Fault("PUT", oid, cut_after=5))
+    for cut in (True, False):
+        connection = http.client.HTTPConnection(address.netloc, timeout=30)
+        connection.request("PUT", f"{address.path}?{address.query}", iter(pieces), encode_chunked=True)
+        if cut:
+            with pytest.raises(ConnectionError):
+                connection.getresponse()
+            assert oid not in repository.contents
+        else:
+            assert connection.getresponse().status == 200
+            assert repository.contents[oid] == b"in three pieces"
+        connection.close()
 
 
 def test_who_may_not_read_does_not_learn_that_a_repository_exists(

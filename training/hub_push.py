@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
             tag_revision(options.repo_id, options.tag, url.rsplit("/", 1)[-1], repo_type=options.repo_type)
             print(f"tagged {options.tag}")
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -264,8 +264,8 @@ def _worded(error: Exception, repo_id: str, token: str) -> Exception:
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         return ValueError(f"`{repo_id}` was not pushed: {text}")
     # An upload of a large file fails with an error that names the file, and whose cause says why.
-    causes = [one for one in (error, error.__cause__) if one is not None]
-    reason = " ".join(str(one).replace(token, "[token]") or type(one).__name__ for one in causes)
+    causes = [str(one) or type(one).__name__ for one in (error, error.__cause__) if one is not None]
+    reason = " ".join(dict.fromkeys(causes)).replace(token, "[token]").rstrip(".")
     if isinstance(error, FileNotFoundError):
         return OSError(f"a file went away while it was pushed to `{repo_id}`: {reason}. {_AGAIN}")
     return ConnectionError(
