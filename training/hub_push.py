@@ -29,7 +29,7 @@ from huggingface_hub.utils import validate_repo_id
 
 REPO_TYPES = ("model", "space")
 # Never part of what is published: what tools leave in a folder.
-_LEFT_BY_TOOLS = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
+_LEFT_BY_TOOLS = {".git", ".cache", ".DS_Store", "__pycache__", ".ipynb_checkpoints"}
 # The Hub keeps its rules of what goes through LFS here, and adds the file itself.
 _KEPT_ON_THE_HUB = {".gitattributes"}
 # A token is looked for in files up to this size; weights are larger.
@@ -96,8 +96,8 @@ def push_folder(
     becomes private or public by `private`; one that exists stays what it is.
 
     Args:
-        folder: with its sub-folders; what tools leave behind (`.git`, `.cache`, `__pycache__`,
-            `.ipynb_checkpoints`) stays out.
+        folder: with its sub-folders; what tools leave behind (`.git`, `.cache`, `.DS_Store`,
+            `__pycache__`, `.ipynb_checkpoints`) stays out.
         repo_id: "ORG/NAME"; made if it does not exist.
         private: make a new repository private.
         branch: to commit to instead of "main"; a new one begins where "main" is.
