@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	mkdir -p $(RESULTS)
-	$(RUN) training.run_benchmark default $(DATA) $(GROUPS:%=--group %) --threads 2 --output $(RESULTS)/results.json
+	$(RUN) training.run_benchmark default $(DATA) $(GROUPS:%=--group %) --threads 2 --robustness --output $(RESULTS)/results.json
 	$(RUN) training.run_speed $(DATA) --threads 2 --output $(RESULTS)/speed.json
 
 fonts:

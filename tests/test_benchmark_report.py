@@ -17,7 +17,6 @@ from training.benchmark_report import (
     analyse,
     percent,
     picture_of,
-    set_calibration,
     write_benchmark_report,
 )
 from training.benchmark_sets import BenchmarkSet
@@ -205,7 +204,7 @@ def test_one_set_needs_no_row_for_all(eight_words: Words) -> None:
     records = make_records(sets[:1], ours.readings)
     analysis = analyse(records, pipeline, 0.95)
     assert [part.name for part in analysis.calibration] == ["one"]
-    assert set_calibration("one", records, 0.95).coverage is None
+    assert analysis.calibration[0].coverage is None
 
 
 def test_pictures_are_small_and_of_the_word() -> None:

@@ -73,6 +73,7 @@ HUB_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"}
 # Imported under a name other than the distribution's.
 IMPORT_NAMES = {
     "fonttools": "fontTools",
+    "markdown-it-py": "markdown_it",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",
@@ -247,7 +248,8 @@ def test_install_carries_types_licence_and_checkpoints() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["modeling_rcmstr"].split()
-    for path in [*(PACKAGE / "checkpoints").glob("*/*"), PACKAGE / "py.typed"]:
+    carried = [path for path in (PACKAGE / "checkpoints").rglob("*") if path.is_file()]
+    for path in [*carried, PACKAGE / "py.typed"]:
         assert any(path.relative_to(PACKAGE).match(pattern) for pattern in patterns), name(path)
     for file in setup["metadata"]["license_files"].split():
         assert (ROOT / file).is_file()

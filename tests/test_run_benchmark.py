@@ -13,6 +13,7 @@ from training import run_benchmark
 from training.benchmark_measurement import Readings, SetResult, score_readings
 from training.benchmark_sets import BenchmarkSet
 from training.benchmarks import BENCHMARKS, TEST_SETS
+from training.robustness import measure_robustness
 from training.run_benchmark import format_table, main, parse_benchmark_options, parse_groups
 from training.run_speed import parse_speed_options
 from training.word_readers import PEERS, Reader
@@ -61,6 +62,32 @@ def test_the_command_writes_a_table_and_a_complete_report(
     assert all(result["words_per_second"] > 0 for result in report["sets"])
     accuracies = [result["scores"]["word_accuracy"] for result in report["sets"]]
     assert report["mean_word_accuracy"] == pytest.approx(sum(accuracies) / 3)
+    assert report["calibration"]["precision"] == 0.95
+    calibrated = {one["name"]: one["words"] for one in report["calibration"]["sets"]}
+    assert calibrated == {"all words": 10, "bad": 2, "one": 3, "two": 5, "scene": 8}
+    assert "robustness" not in report
+
+
+def test_robustness_reaches_results_and_page_as_one_measurement(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def counted(reader: Any, sample: Any) -> Any:
+        measured.append(len(sample))
+        return measure_robustness(reader, sample)
+
+    monkeypatch.setattr(run_benchmark, "measure_robustness", counted)
+    monkeypatch.setattr("training.benchmark_report.measure_robustness", counted)
+    output, page = tmp_path / "results.json", tmp_path / "page"
+    options = ["--robustness", "--output", str(output), "--report", str(page)]
+    assert main([str(checkpoint), str(data / "one"), *options]) == 0
+    assert measured == [3]
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert report["robustness"]["words"] == 3
+    analysis = json.loads((page / "results.json").read_text(encoding="utf-8"))["analysis"]
+    assert report["robustness"]["curves"] == analysis["robustness"]
+    assert [curve["name"] for curve in analysis["robustness"]][0] == "rotation"
 
 
 @pytest.mark.parametrize("text", ["scene", "scene=", "=one", "scene=one,three", "one=one", "scene=one extra"])

@@ -21,17 +21,11 @@ from PIL import Image
 from modeling_rcmstr.image_reading import read_image
 from training import benchmark_plots as plots
 from training.augmentation import WORKING_HEIGHT
+from training.benchmark_calibration import SetCalibration, calibrate_sets
 from training.benchmark_measurement import ReaderReport, mean_accuracy, sample_accuracy
 from training.benchmark_sets import BenchmarkSet
 from training.benchmarks import normalise_alphanumeric
-from training.calibration import (
-    AcceptedShare,
-    CalibrationBin,
-    accepted_shares,
-    calibration_bins,
-    coverage_at,
-    expected_calibration_error,
-)
+from training.calibration import CalibrationBin, accepted_shares, calibration_bins
 from training.edit_alignment import Confusion, count_confusions
 from training.error_analysis import (
     GroupAccuracy,
@@ -51,23 +45,6 @@ SHOWN_MISTAKES = 24
 SHOWN_CONFUSIONS = 15
 # Pictures of words are shrunk to this before they go into the page.
 LARGEST_PICTURE = (320, 96)
-
-
-@dataclass(frozen=True)
-class SetCalibration:
-    """How confidences of one set, or of all, keep their promise.
-
-    Args:
-        name: of the set.
-        words: number of compared words.
-        error: expected calibration error.
-        coverage: most words that may be accepted at the wanted precision; None when none may.
-    """
-
-    name: str
-    words: int
-    error: float
-    coverage: AcceptedShare | None
 
 
 @dataclass(frozen=True)
@@ -94,6 +71,7 @@ def write_benchmark_report(
     readers: Sequence[ReaderReport],
     reader: Any,
     precision: float,
+    curves: Sequence[RobustnessCurve] | None = None,
 ) -> Path:
     """Analyse what the first reader read and write `index.html` and `results.json` into a folder.
 
@@ -104,6 +82,7 @@ def write_benchmark_report(
         readers: the checkpoint's report, then the peers'.
         reader: the public pipeline, for the distorted images.
         precision: share of right words that is wanted among accepted ones, above 0 and up to 1.
+        curves: of robustness, when they are measured already.
 
     Returns:
         The page.
@@ -114,7 +93,7 @@ def write_benchmark_report(
     records = make_records(sets, readers[0].readings)
     if not records:
         raise ValueError("no label has a letter or digit, so there is nothing to report; check the labels.")
-    analysis = analyse(records, reader, precision)
+    analysis = analyse(records, reader, precision, curves)
     folder.mkdir(parents=True, exist_ok=True)
     write_json_file(folder / "results.json", {**measurement, "analysis": asdict(analysis)})
     page = folder / "index.html"
@@ -122,11 +101,13 @@ def write_benchmark_report(
     return page
 
 
-def analyse(records: Sequence[WordRecord], reader: Any, precision: float) -> ErrorAnalysis:
-    """Compute every part of the report but the tables of accuracy."""
-    names = list(dict.fromkeys(record.set_name for record in records))
-    parts = {"all words": records} if len(names) > 1 else {}
-    parts |= {name: [record for record in records if record.set_name == name] for name in names}
+def analyse(
+    records: Sequence[WordRecord],
+    reader: Any,
+    precision: float,
+    curves: Sequence[RobustnessCurve] | None = None,
+) -> ErrorAnalysis:
+    """Compute every part of the report but the tables of accuracy; `curves` as measured already."""
     sample = choose_sample(records)
     return ErrorAnalysis(
         by_length=accuracy_by_length(records),
@@ -139,18 +120,11 @@ def analyse(records: Sequence[WordRecord], reader: Any, precision: float) -> Err
             [normalise_alphanumeric(record.label) for record in records],
         ),
         precision=precision,
-        calibration=[set_calibration(name, part, precision) for name, part in parts.items()],
+        calibration=calibrate_sets(records, precision),
         bins=calibration_bins([record.confidence for record in records], [r.correct for r in records]),
-        robustness=measure_robustness(reader, sample),
+        robustness=measure_robustness(reader, sample) if curves is None else list(curves),
         robustness_words=len(sample),
     )
-
-
-def set_calibration(name: str, records: Sequence[WordRecord], precision: float) -> SetCalibration:
-    """Calibration error, and coverage at a wanted precision, of some words."""
-    confidences, correct = [record.confidence for record in records], [record.correct for record in records]
-    error = expected_calibration_error(calibration_bins(confidences, correct))
-    return SetCalibration(name, len(records), error, coverage_at(confidences, correct, precision))
 
 
 def render_page(

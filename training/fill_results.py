@@ -1,9 +1,9 @@
 """Write measured numbers into documents, so that nobody types them.
 
-After `make bench DATA=my_words`, the tables of the bundled recogniser in the README and its card:
-    python -m training.fill_results README.md modeling_rcmstr/checkpoints/default/README.md
+After `make bench DATA=my_words`, the README's tables of the bundled recogniser (its card: `write_cards`):
+    python -m training.fill_results README.md
 From the results of another checkpoint:
-    python -m training.fill_results card.md --results results.json --speed speed.json
+    python -m training.fill_results notes.md --results results.json --speed speed.json
 Only look whether the documents are up to date (exit status 1 when not):
     python -m training.fill_results README.md --check
 
@@ -114,7 +114,7 @@ def results_table(report: dict[str, Any]) -> str:
         lines.append(f"Only the first {report['limit']} words of each set.")
     lines.append(
         f"Checkpoint `{checkpoint['name']}`, weights {checkpoint['sha256'][:16]}; "
-        f"batches of {report['batch_size']}; {_machine(report['machine'])}."
+        f"batches of {report['batch_size']}; {describe_machine(report['machine'])}."
     )
     return "\n".join(lines)
 
@@ -134,7 +134,7 @@ def speed_table(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"The same {words} decoded images for each, {rounds} rounds in turn; "
-        f"{_machine({**report['machine'], 'threads': report['threads']})}.",
+        f"{describe_machine({**report['machine'], 'threads': report['threads']})}.",
     ]
     if "ratio" in report:
         ratio = report["ratio"]
@@ -143,6 +143,14 @@ def speed_table(report: dict[str, Any]) -> str:
             f"median {ratio['median']:.1f}, from {ratio['low']:.1f} to {ratio['high']:.1f}."
         )
     return "\n".join(lines)
+
+
+def describe_machine(machine: dict[str, Any]) -> str:
+    """One phrase: where it was computed, on how many threads, with which PyTorch."""
+    threads = "thread" if machine["threads"] == 1 else "threads"
+    processor = " ".join(machine["cpu"].split())
+    place = machine["gpu"] or f"{processor}, {machine['threads']} {threads}"
+    return f"{place}, PyTorch {machine['torch']}"
 
 
 def _result_row(result: dict[str, Any]) -> str:
@@ -156,14 +164,6 @@ def _result_row(result: dict[str, Any]) -> str:
         f"| {100 * scores['cased_accuracy']:.1f} | {100 * scores['one_minus_ned']:.1f} "
         f"| {result['words_per_second']:.0f} | `{result['fingerprint']}` |"
     )
-
-
-def _machine(machine: dict[str, Any]) -> str:
-    """One phrase: where it was computed, on how many threads, with which PyTorch."""
-    threads = "thread" if machine["threads"] == 1 else "threads"
-    processor = " ".join(machine["cpu"].split())
-    place = machine["gpu"] or f"{processor}, {machine['threads']} {threads}"
-    return f"{place}, PyTorch {machine['torch']}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -168,3 +168,8 @@ def measure_robustness(reader: Any, sample: Sequence[WordRecord]) -> list[Robust
             points.append(read(f"{grade:g}", worse))
         curves.append(RobustnessCurve(distortion.name, distortion.unit, distortion.grades, tuple(points)))
     return curves
+
+
+def describe_robustness(curves: Sequence[RobustnessCurve], words: int) -> dict[str, Any]:
+    """What goes into `results.json`: the size of the sample and every curve."""
+    return {"words": words, "curves": [asdict(curve) for curve in curves]}

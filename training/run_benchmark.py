@@ -7,6 +7,8 @@ The public test sets, found by name in a folder; what is missing or has another 
     python -m training.run_benchmark default evaluation --protocol common-benchmarks --output results.json
 With a page of error analysis, and other recognisers on the same words and threads:
     python -m training.run_benchmark runs/mine/final my_words --report out --peer tesseract --peer rapidocr
+For a card: also how accuracy falls as images get worse:
+    python -m training.run_benchmark runs/mine my_words --robustness --output runs/mine/results.json
 A parquet file, two threads, a quick look at 200 words:
     python -m training.run_benchmark default words.parquet --threads 2 --limit 200
 
@@ -26,6 +28,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_rcmstr import default_checkpoint
+from training.benchmark_calibration import describe_calibration
 from training.benchmark_measurement import (
     ReaderReport,
     SetResult,
@@ -39,6 +42,8 @@ from training.benchmark_measurement import (
 from training.benchmark_report import write_benchmark_report
 from training.benchmark_sets import BenchmarkSet, FoundSets, find_sets, open_sets
 from training.benchmarks import BENCHMARKS, PROTOCOL, PROTOCOL_NAME, choose_benchmark
+from training.error_analysis import make_records
+from training.robustness import choose_sample, describe_robustness, measure_robustness
 from training.run_state import write_json_file
 from training.word_readers import PEERS, Reader, open_reader, peer_reader
 
@@ -61,6 +66,13 @@ def main(argv: Sequence[str]) -> int:
     ours, theirs = measure_all(reader, peers, found.sets, groups)
     name = "default" if options.checkpoint == "default" else checkpoint.name
     measurement = describe_measurement(checkpoint, name, ours, theirs, run_settings(options, found))
+    records = make_records(found.sets, ours.readings)
+    measurement["calibration"] = describe_calibration(records, options.precision, groups)
+    curves = None
+    if options.robustness:
+        sample = choose_sample(records)
+        curves = measure_robustness(reader, sample)
+        measurement["robustness"] = describe_robustness(curves, len(sample))
     averaged = options.protocol is None or choose_benchmark(options.protocol).averaged
     for report in (ours, *theirs):
         title = f"\n{report.name}\n" if theirs else ""
@@ -75,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"written: {options.output}")
     if options.report is not None:
         page = write_benchmark_report(
-            Path(options.report), measurement, found.sets, [ours, *theirs], reader, options.precision
+            Path(options.report), measurement, found.sets, [ours, *theirs], reader, options.precision, curves
         )
         print(f"written: {page}")
     return 0
@@ -114,7 +126,10 @@ def parse_benchmark_options(argv: Sequence[str]) -> argparse.Namespace:
         "--precision",
         type=_share,
         default=0.95,
-        help="in the report: share of the accepted words that shall be right; default 0.95",
+        help="in the calibration: share of the accepted words that shall be right; default 0.95",
+    )
+    parser.add_argument(
+        "--robustness", action="store_true", help="also read a sample under distortions, for the results"
     )
     parser.add_argument("--batch-size", type=_positive, default=32, help="words that the model reads at once")
     parser.add_argument("--threads", type=_positive, help="CPU threads; default: the library's choice")
