@@ -9,12 +9,12 @@ here says which characters the own words hold, and warns of those that nothing r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from training.arguments import read_settings
 from training.charset_arguments import CharsetArguments
-from training.word_fonts import PRINTABLE_ASCII
+from training.word_fonts import PRINTABLE_ASCII, load_fonts
 from training.word_sources import RenderedSource
 
 REHEARSAL_NAME = "rehearsal"
@@ -38,7 +38,7 @@ def open_rehearsal(settings: CharsetArguments, tokenizer: Any, added: str) -> Re
     assert settings.rehearsal_rendering is not None
     rendering = read_settings(settings.rehearsal_rendering)
     texts = dict(rendering.get("texts") or {})
-    written = writable_charset(tokenizer)
+    written = writable_charset(tokenizer, rendering.get("fonts"))
     if set(texts.setdefault("charset", written)) != set(written):
         raise ValueError(
             f"{settings.rehearsal_rendering}: rehearsal writes the recogniser's own charset; leave "
@@ -52,13 +52,18 @@ def open_rehearsal(settings: CharsetArguments, tokenizer: Any, added: str) -> Re
     return RenderedSource(REHEARSAL_NAME, {**rendering, "texts": texts})
 
 
-def writable_charset(tokenizer: Any) -> str:
-    """The charset of a tokenizer, with the capitals that it reads as small letters."""
+def writable_charset(tokenizer: Any, fonts: str | Sequence[str] | None) -> str:
+    """The charset of a tokenizer, with the capitals that it reads as small letters, where a font has them."""
     charset = str(tokenizer.charset)
-    if tokenizer.do_lower_case:
-        capitals = (c.upper() for c in charset)
-        charset += "".join(c for c in dict.fromkeys(capitals) if len(c) == 1 and c not in charset)
-    return charset
+    if not tokenizer.do_lower_case:
+        return charset
+    capitals = dict.fromkeys(c.upper() for c in charset if len(c.upper()) == 1 and c.upper() not in charset)
+    further = "".join(c for c in (*charset, *capitals) if c not in PRINTABLE_ASCII)
+    drawn = set(PRINTABLE_ASCII)
+    if further:
+        folders = [fonts] if isinstance(fonts, str) else fonts
+        drawn.update(*(face.characters for face in load_fonts(folders, further_characters=further)))
+    return charset + "".join(c for c in capitals if c in drawn)
 
 
 def rehearsal_weight(settings: CharsetArguments, weights: Iterable[float]) -> float:
