@@ -92,9 +92,7 @@ class TextRecognitionPreTrainedModel(PreTrainedModel):
         model.untrained_weights = frozenset(info["missing_keys"]).union(
             key for key, *_ in info["mismatched_keys"]
         )
-        model.has_head_of_checkpoint = not any(
-            key.startswith("head.") for key in model.untrained_weights
-        )
+        model.has_head_of_checkpoint = not any(key.startswith("head.") for key in model.untrained_weights)
         if model.can_generate():
             model.complete_generation_config()
         return (model, info) if wants_info else model
@@ -177,7 +175,9 @@ class TextRecognitionPreTrainedModel(PreTrainedModel):
                 f"`CharacterTokenizer(for_attention={self.config.decoder_type == 'attention'})`."
             )
         if list(ordered.values()) != list(range(len(ordered))):
-            raise ValueError(f"the ids of `{name}` must be 0, 1, 2 … without gaps, got {len(ordered)} others.")
+            raise ValueError(
+                f"the ids of `{name}` must be 0, 1, 2 … without gaps, got {len(ordered)} others."
+            )
         return ordered
 
     def _vocabulary_of_checkpoint(self) -> dict[str, int]:

@@ -69,8 +69,14 @@ def start(
             tokenizer = CharacterTokenizer(charset="alphanumeric-36", for_attention=decoder == "attention")
             images = TextRecognitionImageProcessor(size={"height": 32, "width": 64})
             TextRecognitionProcessor(images, tokenizer).save_pretrained(tmp_path / decoder)
-        overrides = [f"{key.replace('charset_add', 'charset.add')}={json.dumps(v)}" for key, v in changes.items()]
-        given = [str(tmp_path / "settings.yaml"), f"output_dir={tmp_path / name}", f"model={tmp_path / decoder}"]
+        overrides = [
+            f"{key.replace('charset_add', 'charset.add')}={json.dumps(v)}" for key, v in changes.items()
+        ]
+        given = [
+            str(tmp_path / "settings.yaml"),
+            f"output_dir={tmp_path / name}",
+            f"model={tmp_path / decoder}",
+        ]
         return main([*given, *overrides])
 
     return run
@@ -106,7 +112,10 @@ def test_without_rehearsal_a_run_warns_of_forgetting(
     start: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert start("run", max_steps=1, save_steps=None) == 0
-    assert "warning: no rehearsal, and fewer than 20 training words hold each of the 36 old" in capsys.readouterr().out
+    assert (
+        "warning: no rehearsal, and fewer than 20 training words hold each of the 36 old"
+        in capsys.readouterr().out
+    )
 
 
 def test_characters_that_are_there_change_nothing(
@@ -123,7 +132,11 @@ def test_characters_that_are_there_change_nothing(
 def test_a_resumed_extension_equals_one_that_was_not_interrupted(
     start: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
 ) -> None:
-    changes = {"rehearsal_share": 0.5, "rehearsal_rendering": str(tmp_path / "rehearsal.yaml"), "ema_decay": 0.9}
+    changes = {
+        "rehearsal_share": 0.5,
+        "rehearsal_rendering": str(tmp_path / "rehearsal.yaml"),
+        "ema_decay": 0.9,
+    }
     assert start("whole", decoder, **changes) == 0
     step = WordTrainer.training_step
 

@@ -14,7 +14,9 @@ NEW = "€äß°ł"
 def source() -> TextSource:
     languages = (("en", 0.5), ("de", 0.5))
     return TextSource(
-        TextConfig(charset=PRINTABLE_ASCII + NEW, languages=languages, emphasised=NEW, emphasis=1.0, max_length=12)
+        TextConfig(
+            charset=PRINTABLE_ASCII + NEW, languages=languages, emphasised=NEW, emphasis=1.0, max_length=12
+        )
     )
 
 

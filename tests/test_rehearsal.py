@@ -43,7 +43,9 @@ def test_rehearsal_writes_old_and_new_characters(tokenizer: CharacterTokenizer, 
     assert source.config.texts.charset == tokenizer.charset
 
 
-def test_old_characters_beyond_ascii_are_emphasised_too(tokenizer: CharacterTokenizer, rendering: Path) -> None:
+def test_old_characters_beyond_ascii_are_emphasised_too(
+    tokenizer: CharacterTokenizer, rendering: Path
+) -> None:
     source = open_rehearsal(settings(rendering), tokenizer, "€")
     assert source is not None
     assert source.config.texts.emphasised == "ä€"
@@ -114,4 +116,6 @@ def test_a_new_character_that_nothing_holds_is_refused_or_warned_of(tokenizer: C
         record(tokenizer, {"ä": 5}, 0.0)
     (warning,) = record(tokenizer, {"ä": 5}, 0.5)["warnings"]
     assert "no word of a file holds '€'" in warning
-    assert "learned from rendered words alone" in record(tokenizer, {"ä": 5}, 0.0, rendered=True)["warnings"][0]
+    assert (
+        "learned from rendered words alone" in record(tokenizer, {"ä": 5}, 0.0, rendered=True)["warnings"][0]
+    )

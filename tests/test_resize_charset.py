@@ -73,7 +73,7 @@ def test_old_characters_score_as_before_and_the_same_text_is_read(
     def read(tokenizer: CharacterTokenizer) -> tuple[torch.Tensor, list[str]]:
         if decoder == "ctc":
             logits = model(pixels).logits
-            return logits, [tokenizer.decode(ids, group_tokens=True) for ids in logits.argmax(-1)]
+            return logits, [str(tokenizer.decode(ids, group_tokens=True)) for ids in logits.argmax(-1)]
         ids = model.generate(pixels, do_sample=False)
         start = torch.full((4, 1), model.config.decoder_start_token_id)
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -166,7 +166,9 @@ def test_pairs_that_do_not_fit_are_refused(tiny_config: Callable[..., Any], tmp_
         attention.resize_charset(tokenizer_of(ctc.config), tokenizer_of(attention.config))
     with pytest.raises(ValueError, match="the model has 37 classes, the tokenizer of its charset 4"):
         ctc.resize_charset(tokenizer_of(ctc.config, "abcd"), tokenizer_of(ctc.config, "abc"))
-    with pytest.raises(ValueError, match="does not know its characters: it was not loaded; give .*`previous`"):
+    with pytest.raises(
+        ValueError, match="does not know its characters: it was not loaded; give .*`previous`"
+    ):
         ctc.resize_charset(tokenizer_of(ctc.config))
     ctc.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"there is no vocab\.json of its head beside"):

@@ -20,8 +20,8 @@ class CharsetArguments:
         rehearsal_share: share of all training words that are rendered for rehearsal, with every character of
             the charset, old and new; the rest comes from `train_sources`. 0 trains on those alone, and old
             characters that they lack are forgotten.
-        rehearsal_rendering: a YAML file of the renderer's settings for rehearsal (`texts` with its `emphasis`,
-            the share of rendered words that hold a new character); its charset is the recogniser's.
+        rehearsal_rendering: a YAML file of the renderer's settings for rehearsal (`emphasis` of its `texts`
+            is the share of rendered words that hold a new character); its charset is the recogniser's.
     """
 
     charset_add: str | None = field(default=None, metadata={"spelling": "charset.add", "literal": True})
@@ -32,8 +32,8 @@ class CharsetArguments:
         """The share leaves room for the words that are to be learned, and has its settings."""
         if not 0 <= self.rehearsal_share < 1:
             raise ValueError(
-                f"`rehearsal_share` must lie in 0 to below 1, got {self.rehearsal_share}; to train on rendered "
-                "words alone, make `rendered:…` a source."
+                f"`rehearsal_share` must lie in 0 to below 1, got {self.rehearsal_share}; to train on "
+                "rendered words alone, make `rendered:…` a source."
             )
         if self.rehearsal_share and self.rehearsal_rendering is None:
             raise ValueError(
@@ -59,8 +59,8 @@ def refuse_wrong_characters(characters: str) -> None:
     for token in _SPECIAL_TOKENS:
         if token in characters:
             raise ValueError(
-                f"`charset.add` lists single characters, got the special token {token} in {characters!r}; the "
-                "tokenizer has its special tokens already, leave it out."
+                f"`charset.add` lists single characters, got the special token {token} in {characters!r}; "
+                "the tokenizer has its special tokens already, leave it out."
             )
     composed = unicodedata.normalize("NFC", characters)
     if composed != characters:
@@ -77,8 +77,8 @@ def refuse_wrong_characters(characters: str) -> None:
             )
         if character != " " and (character.isspace() or category.startswith("C")):
             raise ValueError(
-                f"`charset.add` has {_listed(character)}, white space or a control that nobody sees; of these "
-                "only the space U+0020 can be added."
+                f"`charset.add` has {_listed(character)}, white space or a control that nobody sees; of "
+                "these only the space U+0020 can be added."
             )
     repeated = "".join(c for c, count in Counter(characters).items() if count > 1)
     if repeated:

@@ -1,11 +1,11 @@
-"""What does a recogniser lose and gain by new characters, for how many images, with rehearsal and without?
+r"""What does a recogniser lose and gain by new characters, for how many images, with rehearsal and without?
 
 Fonts first, then the whole measurement, an hour on one core; what is finished stays when it is stopped:
     bash training/install_fonts.sh fonts
     python -m training.measure_charset_extension runs/charset_extension --fonts fonts
 Fewer images and seeds, and what becomes of real words (folders with labels.tsv, read only, never trained on):
-    python -m training.measure_charset_extension runs/charset_extension --fonts fonts --images 5 100 --seeds 1 \
-        --real words/iiit5k words/svt
+    python -m training.measure_charset_extension runs/charset_extension --fonts fonts \
+        --images 5 100 --seeds 1 --real words/iiit5k words/svt
 
 Every point extends the bundled recogniser by `run_finetuning` with `training/configs/extend_charset.yaml`.
 The "own" words stand in for a user's labelled crops: rendered, each holding a new character, in the fonts of
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -64,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     own_fonts, rehearsal_fonts = split_fonts(Path(options.fonts))
     rehearsal = write_rehearsal(folder / "rehearsal.yaml", rehearsal_fonts)
-    own = own_words(own_fonts, options.characters, 0)
+    own = own_words(own_fonts, options.characters, options.characters, 0)
     processor = AutoProcessor.from_pretrained(default_checkpoint())
     sets = open_test_sets(options, own_fonts, WordResizer(processor.image_processor))
     path = folder / "results.json"
-    content = {
+    content: dict[str, Any] = {
         "protocol": describe_protocol(options, own_fonts, rehearsal_fonts, sets),
         "points": [],
     }
@@ -95,12 +96,16 @@ def main(argv: Sequence[str]) -> int:
                 if any(facts.items() <= point.items() for point in content["points"]):
                     continue
                 words = folder / f"own_{seed}_{images}.parquet"
-                renderer = own_words(own_fonts, options.characters, OWN_SEED + seed, own.faces)
-                counts = write_own_words(words, renderer, images * len(options.characters))
+                renderers = [
+                    own_words(own_fonts, options.characters, character, OWN_SEED + seed, own.faces)
+                    for character in options.characters
+                ]
+                counts = write_own_words(words, renderers, images)
                 results = train_point(folder, words, rehearsal, facts, options, sets)
                 content["points"].append(
                     {**facts, "own_words_with": {c: counts[c] for c in options.characters}, **results}
                 )
+                words.unlink()
                 write_json_file(path, content)
                 (folder / "charset_extension.md").write_text(extension_table(content), encoding="utf-8")
     print(extension_table(content))
@@ -154,24 +159,28 @@ def write_rehearsal(path: Path, fonts: Sequence[str]) -> Path:
 
 
 def own_words(
-    fonts: Sequence[str], characters: str, seed: int, faces: Sequence[Any] | None = None
+    fonts: Sequence[str], characters: str, held: str, seed: int, faces: Sequence[Any] | None = None
 ) -> WordRenderer:
-    """Words that each hold one of the characters."""
-    texts = TextConfig(
-        charset=PRINTABLE_ASCII + characters, emphasised=characters, emphasis=1.0, max_length=20
-    )
+    """Words of ASCII and `characters`, each with one of `held`."""
+    texts = TextConfig(charset=PRINTABLE_ASCII + characters, emphasised=held, emphasis=1.0, max_length=20)
     return WordRenderer(RenderingConfig(fonts=tuple(fonts), seed=seed, texts=texts), faces)
 
 
-def write_own_words(path: Path, renderer: WordRenderer, count: int) -> Counter[str]:
-    """Render words into a parquet file; in how many each character stands. More words begin with the same."""
-    images, texts = [], []
+def write_own_words(path: Path, renderers: Sequence[WordRenderer], count: int) -> Counter[str]:
+    """Render `count` words of each renderer into a parquet file; in how many each character stands.
+
+    More words begin with the same.
+    """
+    images: list[dict[str, Any]] = []
+    texts: list[str] = []
     for index in range(count):
-        word = renderer.render(index)
-        buffer = io.BytesIO()
-        Image.fromarray(word.image).save(buffer, format="PNG")
-        images.append({"bytes": buffer.getvalue(), "path": None})
-        texts.append(word.text)
+        for renderer in renderers:
+            # A seed's words of one character are none of another's.
+            word = renderer.render(index * len(renderers) + len(texts) % len(renderers))
+            buffer = io.BytesIO()
+            Image.fromarray(word.image).save(buffer, format="PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+            texts.append(word.text)
     pq.write_table(pa.table({"image": images, "text": texts}), path)
     return Counter(character for text in texts for character in set(text))
 
@@ -215,7 +224,7 @@ def train_point(
         "rehearsal_rendering": str(rehearsal),
         **{"seed": facts["seed"], "max_steps": options.steps, "threads": options.threads},
         **{"held_out_fraction": 0.0, "eval_words": 1, "eval_steps": None, "save_minutes": None},
-        **{"data_workers": 0, "tensorboard": False, "show_words": 0},
+        **{"data_workers": 0, "tensorboard": False, "show_words": 0, "resume": True},
     }
     overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
     status = run_finetuning([str(SETTINGS), *overrides])
@@ -226,6 +235,7 @@ def train_point(
     results = read_sets(model, processor, sets, options.characters)
     for result in results.values():
         result.pop("readings")
+    shutil.rmtree(run)
     return {"sets": results}
 
 

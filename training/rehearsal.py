@@ -101,8 +101,8 @@ def character_record(
     never = "".join(character for character in added if not counts[character])
     if never and not uncounted:
         raise ValueError(
-            f"no training word holds {', '.join(map(repr, never))} of `charset.add`, so it cannot be learned; "
-            "leave it out, add words that hold it, or render some by `rehearsal_share`."
+            f"no training word holds {', '.join(map(repr, never))} of `charset.add`, so it cannot be "
+            "learned; leave it out, add words that hold it, or render some by `rehearsal_share`."
         )
     if never:
         warnings.append(f"no word of a file holds {never!r}: it is learned from rendered words alone")

@@ -1,4 +1,4 @@
-"""The table of a charset extension: old and new characters by number of images, with rehearsal and without."""
+"""The table of a charset extension: old and new characters by number of images, rehearsed and not."""
 
 from __future__ import annotations
 

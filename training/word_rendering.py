@@ -139,8 +139,8 @@ class WordRenderer:
         missing = sorted(self._further.difference(*(face.characters for face in self.faces)))
         if missing:
             raise ValueError(
-                f"none of the {len(self.faces)} fonts draws {', '.join(map(repr, missing))} of `charset`; give "
-                "fonts that do (`fonts`), or leave the characters out."
+                f"none of the {len(self.faces)} fonts draws {', '.join(map(repr, missing))} of `charset`; "
+                "give fonts that do (`fonts`), or leave the characters out."
             )
         self._glyphs = GlyphSource(self.faces)
         self._texts = TextSource(config.texts)
