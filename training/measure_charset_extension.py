@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
                     for character in options.characters
                 ]
                 counts = write_own_words(words, renderers, images)
-                results = train_point(folder, words, rehearsal, facts, options, sets)
+                results = extend_once(folder, words, rehearsal, facts, options, sets)
                 content["points"].append(
                     {**facts, "own_words_with": {c: counts[c] for c in options.characters}, **results}
                 )
@@ -205,7 +205,7 @@ def open_test_sets(
     return sets
 
 
-def train_point(
+def extend_once(
     folder: Path,
     words: Path,
     rehearsal: Path,
