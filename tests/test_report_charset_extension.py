@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +66,9 @@ def test_the_protocol_is_said(content: dict[str, Any]) -> None:
 def test_without_real_words_there_is_no_column_for_them(content: dict[str, Any]) -> None:
     content["protocol"]["sets"] = {"old": 10, "new": 10}
     assert "real" not in extension_table(content).lower()
+
+
+def test_the_guide_shows_the_table_of_the_kept_results() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    content = json.loads((docs / "charset_extension.json").read_text(encoding="utf-8"))
+    assert extension_table(content).strip() in (docs / "fine_tuning.md").read_text(encoding="utf-8")
