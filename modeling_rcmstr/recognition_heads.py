@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from .bidirectional_lstm import stack_bilstm
+from .charset_mapping import VocabularyMapping
 from .configuration_text_recognition import TextRecognitionConfig
 
 
@@ -140,6 +141,23 @@ class CTCHead(nn.Module):
         loss = ctc_loss(logits, labels, frame_mask) if labels is not None else None
         return TextRecognitionOutput(loss=loss, logits=logits, frame_mask=frame_mask)
 
+    def resize_vocabulary(self, mapping: VocabularyMapping) -> None:
+        """Take over another vocabulary; every weight that is not of a character stays."""
+        resize_classifier(self.classifier, mapping)
+
+
+def resize_classifier(classifier: nn.Linear, mapping: VocabularyMapping) -> None:
+    """Give a layer (V, C) the rows and biases of another vocabulary, in place."""
+    replace_parameter(classifier, "weight", mapping.rows(classifier.weight.detach()))
+    replace_parameter(classifier, "bias", mapping.biases(classifier.bias.detach()))
+    classifier.out_features = len(mapping.sources)
+
+
+def replace_parameter(module: nn.Module, name: str, values: Tensor) -> None:
+    """Put other values, of any shape, in the place of a parameter; whether it is trained stays."""
+    trained = getattr(module, name).requires_grad
+    setattr(module, name, nn.Parameter(values.contiguous(), requires_grad=trained))
+
 
 class LSTMDecoderState:
     """What the attention decoder keeps between steps of `generate()`: LSTM state and what it attends to."""
@@ -241,6 +259,18 @@ class AttentionHead(nn.Module):
         state.length += decoder_input_ids.shape[1]
         logits = self.classifier(torch.stack(hiddens, dim=1))  # (B, L, V)
         return AttentionHeadOutput(logits=logits, attention=torch.stack(attentions, dim=1))
+
+    def resize_vocabulary(self, mapping: VocabularyMapping) -> None:
+        """Take over another vocabulary, in what is read and in what is given."""
+        resize_classifier(self.classifier, mapping)
+        # The cell reads frames and, after them, its previous character as one-hot: one column a character.
+        frames, characters = self.cell.weight_ih.detach().split(
+            [self.cell.input_size - self.vocab_size, self.vocab_size], dim=1
+        )
+        columns = mapping.rows(characters.T).T
+        replace_parameter(self.cell, "weight_ih", torch.cat([frames, columns], dim=1))
+        self.vocab_size = len(mapping.sources)
+        self.cell.input_size = frames.shape[1] + self.vocab_size
 
 
 def attention_loss(logits: Tensor, labels: Tensor) -> Tensor:

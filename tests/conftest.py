@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 # Read when the libraries are first imported, so before them, and inherited by the tests' own subprocesses.
@@ -152,6 +153,23 @@ def good_font(tmp_path_factory: pytest.TempPathFactory) -> Path:
     font = ImageFont.load_default(size=20)
     assert isinstance(font, ImageFont.FreeTypeFont)
     path.write_bytes(font.font_bytes)
+    return path
+
+
+@pytest.fixture(scope="session")
+def accented_font(good_font: Path) -> Path:
+    """The same font, drawing some of its signs where others have ä, ö, ü, ß, é and €."""
+    path = good_font.with_name("accented.ttf")
+    font = TTFont(good_font)
+    names = font.getBestCmap()
+    for table in font["cmap"].tables:
+        if table.isUnicode():
+            pairs = zip("äöüßé€", "@%&#+$", strict=True)
+            table.cmap.update({ord(character): names[ord(sign)] for character, sign in pairs})
+    for record in font["name"].names:
+        if record.nameID in (1, 16):
+            record.string = "Accented"
+    font.save(path)
     return path
 
 

@@ -13,6 +13,7 @@ from training.arguments import (
     build_arguments,
     parse_arguments,
 )
+from training.charset_arguments import CharsetArguments
 from training.recogniser import make_processor, read_model_json
 
 MINIMAL: dict[str, Any] = {
@@ -151,13 +152,15 @@ def test_flat_settings_build_the_same_arguments_again() -> None:
 
 def test_no_setting_lies_in_two_groups() -> None:
     names = [
-        set(group.__dataclass_fields__) for group in (DataArguments, OptimisationArguments, RunArguments)
+        set(group.__dataclass_fields__)
+        for group in (DataArguments, OptimisationArguments, RunArguments, CharsetArguments)
     ]
     assert len(set.union(*names)) == sum(map(len, names))
     assert list(FinetuningArguments.groups.values()) == [
         DataArguments,
         OptimisationArguments,
         RunArguments,
+        CharsetArguments,
     ]
 
 

@@ -21,6 +21,7 @@ TRAINING = ROOT / "training"
 # Layer by layer, from the leaves up. A new file is placed here before it is written.
 LEAVES = {
     "bidirectional_lstm",
+    "charset_mapping",
     "contrastive",
     "feature_masking",
     "masking",

@@ -191,3 +191,18 @@ def test_the_class_follows_family_and_head(
     chosen = recogniser_class(config)
     assert chosen.config_class is type(config)
     assert chosen.can_generate() == (decoder == "attention")
+
+
+def test_characters_are_added_to_a_checkpoints_own(checkpoint: Path) -> None:
+    old, processor = build_recogniser(run(str(checkpoint)))
+    new, extended = build_recogniser(run(str(checkpoint)), "äa€")
+    assert extended.tokenizer.charset == processor.tokenizer.charset + "ä€"
+    assert new.charset_change.added == "ä€"
+    count = len(processor.tokenizer)
+    assert torch.equal(new.head.classifier.weight[:count], old.head.classifier.weight)
+    assert new.config.vocab_size == count + 2
+
+
+def test_characters_are_not_added_to_a_head_that_is_new(model_json: Callable[..., str]) -> None:
+    with pytest.raises(ValueError, match="`charset.add` extends the recogniser of a checkpoint folder"):
+        build_recogniser(run(model_json()), "ä")

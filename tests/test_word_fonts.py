@@ -161,3 +161,21 @@ def test_the_index_gives_the_same_faces_and_survives_damage(good_font: Path, tmp
     assert load_fonts([good_font], index_folder=index) == first
     file.write_text(file.read_text()[:40])
     assert load_fonts([good_font], index_folder=index) == first
+
+
+def test_further_characters_are_looked_for_when_asked(accented_font: Path, tmp_path: Path) -> None:
+    (plain,) = load_fonts([accented_font], index_folder=tmp_path)
+    assert not plain.can_write("bär")
+    (face,) = load_fonts([accented_font], index_folder=tmp_path, further_characters="€äж")
+    assert face.can_write("bär 5€")
+    assert "ж" not in face.characters
+    assert set(face.characters) - set(plain.characters) == set("€ä")
+    # Both are kept beside each other.
+    assert load_fonts([accented_font], index_folder=tmp_path) == [plain]
+
+
+def test_a_letter_drawn_without_its_mark_counts_as_missing(good_font: Path, tmp_path: Path) -> None:
+    path = edited(good_font, tmp_path / "markless.ttf", "Markless", {"ä": "a", "ö": "@"})
+    (face,) = load_fonts([path], index_folder=tmp_path, further_characters="äö")
+    assert "ö" in face.characters
+    assert "ä" not in face.characters

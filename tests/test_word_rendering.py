@@ -150,3 +150,22 @@ def test_plain_words_are_black_on_white_and_leave_the_others_alone(
     mixed = WordRenderer(replace(renderer.config, plain_share=0.5), faces)
     grey = [np.ptp(mixed.render(index).image, axis=2).max() == 0 for index in range(200)]
     assert 70 < sum(grey) < 130
+
+
+def test_characters_beyond_ascii_are_drawn_in_fonts_that_have_them(
+    good_font: Path, accented_font: Path, tmp_path: Path
+) -> None:
+    texts = replace(ENGLISH, charset=ENGLISH.charset + "äß", emphasised="äß", emphasis=0.5)
+    faces = load_fonts(
+        [good_font, accented_font], index_folder=tmp_path, further_characters=texts.further_characters
+    )
+    assert [("ä" in face.characters) for face in sorted(faces, key=lambda face: face.family)] == [True, False]
+    renderer = WordRenderer(RenderingConfig(seed=5, texts=texts), faces)
+    words = [renderer.render(index).text for index in range(80)]
+    assert 25 < sum(bool(set(word) & set("äß")) for word in words) < 55
+
+
+def test_a_character_that_no_font_draws_is_refused(faces: list[FontFace]) -> None:
+    texts = replace(ENGLISH, charset=ENGLISH.charset + "ж")
+    with pytest.raises(ValueError, match="none of the 1 fonts draws 'ж' of `charset`"):
+        WordRenderer(RenderingConfig(texts=texts), faces)

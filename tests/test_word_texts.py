@@ -104,3 +104,14 @@ def test_every_kind_can_be_asked_for_alone(source: TextSource, kind: str) -> Non
 def test_wrong_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextConfig(**change)
+
+
+def test_a_charset_beyond_ascii_admits_the_words_written_with_it() -> None:
+    german = (("de", 1.0),)
+    config = TextConfig(charset=PRINTABLE_ASCII + "äöü", languages=german, kinds=(("word", 1.0),))
+    rng = generator()
+    assert config.further_characters == "äöü"
+    source = TextSource(config)
+    texts = [source.sample(rng) for _ in range(800)]
+    assert any(set(text) & set("äöü") for text in texts)
+    assert set("".join(texts)) <= set(config.charset)

@@ -6,7 +6,6 @@ key is an error that names the nearest known one; a value of the wrong type is a
 `augmentation`, learning rate in `optimization`.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +15,9 @@ import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
+from training.charset_arguments import CharsetArguments
 from training.label_subset import refuse_wrong_labels
+from training.setting_names import explain_wrong_setting, read_override, refuse_unknown_settings, spelling
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "one_cycle", "linear", "constant")
@@ -243,7 +244,11 @@ class GroupedArguments:
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its name, as a YAML file would hold it."""
-        return {key: value for group in self.groups for key, value in asdict(getattr(self, group)).items()}
+        return {
+            spelling(field): asdict(getattr(self, name))[field.name]
+            for name, group in self.groups.items()
+            for field in fields(group)
+        }
 
 
 @dataclass
@@ -253,10 +258,12 @@ class FinetuningArguments(GroupedArguments):
     data: DataArguments
     optimisation: OptimisationArguments
     run: RunArguments
+    charset: CharsetArguments
     groups: ClassVar[dict[str, type]] = {
         "data": DataArguments,
         "optimisation": OptimisationArguments,
         "run": RunArguments,
+        "charset": CharsetArguments,
     }
 
 
@@ -292,7 +299,8 @@ def parse_grouped_arguments(argv: Sequence[str], kind: type[Grouped]) -> Grouped
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ValueError(f"an override must read `key=value`, got {item!r}.")
-        settings[key.lstrip("-").replace("-", "_")] = parse_value(key, value)
+        key = key.lstrip("-").replace("-", "_")
+        settings[key] = read_override(_known_settings(kind).get(key), key, value)
     return build_grouped_arguments(settings, kind)
 
 
@@ -328,18 +336,19 @@ def build_grouped_arguments(settings: dict[str, Any], kind: type[Grouped]) -> Gr
         ValueError: for unknown keys (all listed, each with the nearest known name), missing keys, wrong types
             or values.
     """
-    known = {field.name: field for group in kind.groups.values() for field in fields(group)}
-    _refuse_unknown(settings, list(known))
+    known = _known_settings(kind)
+    refuse_unknown_settings(settings, list(known))
     missing = [name for name, field in known.items() if _is_required(field) and name not in settings]
     if missing:
         raise ValueError(f"these settings have no default and must be given: {', '.join(missing)}.")
     groups = {}
     for name, group in kind.groups.items():
-        values = {field.name: settings[field.name] for field in fields(group) if field.name in settings}
+        spellings = {field.name: spelling(field) for field in fields(group)}
+        values = {field: settings[key] for field, key in spellings.items() if key in settings}
         try:
             groups[name] = group(**values)
         except StrictDataclassError as error:
-            raise ValueError(_explain(error, values)) from error
+            raise ValueError(explain_wrong_setting(error, values, spellings)) from error
     return kind(**groups)
 
 
@@ -356,43 +365,9 @@ def require_at_least(arguments: object, **minima: int) -> None:
             raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(arguments, name)}.")
 
 
-def _refuse_unknown(settings: dict[str, Any], known: list[str]) -> None:
-    complaints = []
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            complaints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    if complaints:
-        raise ValueError(
-            f"unknown settings: {', '.join(complaints)}. Known settings: {', '.join(sorted(known))}."
-        )
+def _known_settings(kind: type[GroupedArguments]) -> dict[str, Field[Any]]:
+    return {spelling(field): field for group in kind.groups.values() for field in fields(group)}
 
 
 def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
-
-
-def parse_value(key: str, text: str) -> Any:
-    """Read one value as YAML does; `key` names it in the error."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the value of {key!r} is not valid YAML: {text!r}; quote it.") from error
-
-
-def _explain(error: StrictDataclassError, values: dict[str, Any]) -> str:
-    """Say the rule and the value, and a remedy for numbers that YAML took for text."""
-    message = str(error.__cause__ or error)
-    for name, value in values.items():
-        if isinstance(value, str) and f"'{name}'" in str(error) and _is_number(value):
-            message += f" YAML reads {value} as text; write it as {float(value):.12f}".rstrip("0") + "."
-    prefix = next((f"`{name}`: " for name in values if f"field '{name}'" in str(error)), "")
-    return prefix + message
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

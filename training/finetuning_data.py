@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from training.collation import BatchNormaliser, LabelEncoder, WordResizer
 from training.evaluation import EvaluationSet, choose_rows, prepare_evaluation_set
 from training.label_subset import draw_labelled
 from training.recogniser import frames_of
+from training.rehearsal import (
+    REHEARSAL_NAME,
+    character_record,
+    count_words_by_character,
+    open_rehearsal,
+    rehearsal_weight,
+)
 from training.source_interface import WordSource
 from training.stream_source import StreamSource
 from training.training_batches import ChunkMaker, TrainingBatches
@@ -25,9 +33,15 @@ RENDERED_HELD_OUT_START = 1 << 40
 
 
 def build_data(
-    arguments: FinetuningArguments, model: Any, processor: Any
+    arguments: FinetuningArguments, model: Any, processor: Any, added: str = ""
 ) -> tuple[TrainingBatches, list[EvaluationSet], dict[str, Any]]:
     """Open the sources, split off what is held out, and make the training batches and evaluation sets.
+
+    Args:
+        arguments: of the run.
+        model: the recogniser.
+        processor: its processor.
+        added: characters that are new to the model.
 
     Returns:
         Batches, sets, and what the training record says about the data.
@@ -45,16 +59,24 @@ def build_data(
     sets: list[EvaluationSet] = []
     record: list[dict[str, Any]] = []
     split_seed = split_seed_of(arguments)
-    for name, weight in data.train_sources.items():
-        source = open_source(name)
+    opened = [(name, open_source(name), float(weight)) for name, weight in data.train_sources.items()]
+    rehearsal = open_rehearsal(arguments.charset, processor.tokenizer, added)
+    if rehearsal is not None:
+        weight = rehearsal_weight(arguments.charset, data.train_sources.values())
+        opened.append((REHEARSAL_NAME, rehearsal, weight))
+    characters: Counter[str] = Counter()
+    for name, source, weight in opened:
         train_rows, held_out, dropped = split_source(source, arguments, encoder)
         if train_rows is not None:
             train_rows = draw_labelled(
                 source, train_rows, run.seed, float(data.label_share), data.label_count
             )
+        if train_rows is not None and weight > 0:
+            texts = (source.text(int(row)) for row in train_rows)
+            characters += count_words_by_character(texts, processor.tokenizer)
         rendered = isinstance(source, RenderedSource)
         strength = data.rendered_augmentation_strength if rendered else data.augmentation_strength
-        parts.append(MixturePart(source, float(weight), train_rows, float(strength)))
+        parts.append(MixturePart(source, weight, train_rows, float(strength)))
         chosen = choose_rows(held_out, data.eval_words, split_seed)
         if len(chosen):
             sets.append(prepare_evaluation_set(short_name(name, sets), source, chosen, resizer))
@@ -75,6 +97,8 @@ def build_data(
         sets.append(
             prepare_evaluation_set(set_name, source, choose_rows(rows, data.eval_words, split_seed), resizer)
         )
+    endless = any(part.rows is None and part.source is not rehearsal and part.weight > 0 for part in parts)
+    charset = character_record(arguments.charset, processor.tokenizer, added, characters, endless)
     if all(part.rows is None for part in parts) and (data.label_share < 1 or data.label_count):
         raise ValueError(
             "`label_share` and `label_count` choose among words of files, and `train_sources` names none: "
@@ -91,7 +115,11 @@ def build_data(
         niceness=run.worker_niceness,
     )
     counted = {words.name: len(words.texts) + len(words.unreadable) for words in sets}
-    return batches, sets, {"seed": run.seed, "sources": record, "evaluated_words": counted}
+    return (
+        batches,
+        sets,
+        {"seed": run.seed, "sources": record, "charset": charset, "evaluated_words": counted},
+    )
 
 
 def split_source(

@@ -15,27 +15,63 @@ from modeling_rcmstr import CharacterTokenizer, TextRecognitionImageProcessor, T
 from training.arguments import RunArguments
 
 
-def build_recogniser(run: RunArguments) -> tuple[Any, Any]:
+def build_recogniser(run: RunArguments, added: str | None = None) -> tuple[Any, Any]:
     """Make the model and the processor of a run.
 
     A `model.json` gives a new model, its vocabulary from `charset`. A checkpoint folder (a recogniser's or a
     pretrained encoder's) gives its weights; its processor is kept where it has one, unless `charset` or
     `processor` says otherwise, and a head whose vocabulary changes starts anew.
 
+    Args:
+        run: its settings.
+        added: characters that a checkpoint's recogniser gets besides its own, which it keeps; those that it
+            has are passed over.
+
     Raises:
-        ValueError: for a missing file, an unknown model type or field, or a checkpoint that does not fit.
+        ValueError: for a missing file, an unknown model type or field, a checkpoint that does not fit, or
+            characters to add to a head that is new.
     """
     place = Path(run.model)
     if place.is_dir():
-        return _from_checkpoint(place, run)
+        model, processor = _from_checkpoint(place, run)
+        if added:
+            extend_recogniser(model, processor, run, added)
+        return model, processor
     if not place.is_file():
         raise ValueError(
             f"`model` must be a model.json or a checkpoint folder; {run.model!r} does not exist."
+        )
+    if added:
+        raise ValueError(
+            "`charset.add` extends the recogniser of a checkpoint folder, `model` names a new one; give all "
+            "its characters by `charset`."
         )
     config = read_model_json(place, run.model_settings or {})
     processor = make_processor(config, run.charset or "ascii-94", run.processor)
     adopt_vocabulary(config, processor.tokenizer)
     return recogniser_class(config)(config), processor
+
+
+def extend_recogniser(model: Any, processor: Any, run: RunArguments, added: str) -> None:
+    """Give model and processor of a checkpoint further characters, in place.
+
+    Raises:
+        ValueError: for a head that starts anew, or characters that the tokenizer's normalisation removes.
+    """
+    if run.charset is not None or not model.has_head_of_checkpoint:
+        raise ValueError(
+            "`charset.add` keeps the checkpoint's head and its characters, and "
+            + ("`charset` replaces them" if run.charset is not None else f"{run.model!r} holds no such head")
+            + "; give one of the two: all characters by `charset`, or a recogniser's folder as `model`."
+        )
+    previous = processor.tokenizer
+    further = "".join(character for character in added if character not in previous.charset)
+    if further:
+        try:
+            processor.tokenizer = previous.extended(further)
+        except ValueError as error:
+            raise ValueError(f"`charset.add`: {error}") from error
+        model.resize_charset(processor.tokenizer, previous)
 
 
 def read_model_json(path: Path, changes: dict[str, Any]) -> Any:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_width=options.max_width,
         texts=texts,
     )
-    faces = load_fonts(config.fonts, workers=options.workers)
+    faces = load_fonts(config.fonts, workers=options.workers, further_characters=texts.further_characters)
     families = len({face.family for face in faces})
     print(f"{len(faces)} fonts of {families} families", file=sys.stderr)
     if options.throughput:

@@ -8,6 +8,8 @@ The bundled recogniser (its settings say for how long), and going on after a sto
 Your own words, from the bundled checkpoint, on one GPU:
     python -m training.run_finetuning training/configs/finetune_own_words.yaml \
         'train_sources={"folder:my_words": 1}' bf16=true
+Further characters, while those that it reads are rehearsed with rendered words:
+    python -m training.run_finetuning training/configs/extend_charset.yaml charset.add=€äöüßé
 
 Settings: `training/arguments.py`; every key of the YAML file can be replaced by `key=value`. The run's folder
 holds `log.jsonl`, TensorBoard files, `checkpoints/` for resuming, `best/` (best evaluation so far) and at the
@@ -55,10 +57,11 @@ def main(argv: Sequence[str]) -> int:
     torch.set_flush_denormal(True)
     folder = Path(run.output_dir)
     checkpoint = choose_checkpoint(folder, run.resume)
-    model, processor = build_recogniser(run)
+    model, processor = build_recogniser(run, arguments.charset.charset_add)
+    added = "" if model.charset_change is None else model.charset_change.added
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
-    batches, sets, data_record = build_data(arguments, model, processor)
+    batches, sets, data_record = build_data(arguments, model, processor, added)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint is not None:
         progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
@@ -114,6 +117,7 @@ def print_plan(arguments: FinetuningArguments, trainer: WordTrainer, data_record
         print(
             "source: " + "  ".join(f"{name} {value}" for name, value in source.items() if value is not None)
         )
+    print_charset(data_record["charset"])
     print(f"evaluated words: {data_record['evaluated_words']}")
     per_update = settings.batch_size * settings.gradient_accumulation_steps
     print(
@@ -128,6 +132,21 @@ def print_plan(arguments: FinetuningArguments, trainer: WordTrainer, data_record
     if settings.max_minutes is not None:
         print(f"time of the run: {settings.max_minutes} minutes, {trainer.clock.seconds() / 60:.1f} used")
     print(f"threads: {torch.get_num_threads()}  device: {trainer.args.device}", flush=True)
+
+
+def print_charset(record: dict[str, Any]) -> None:
+    """Say which characters are new, which were there, in how many words they stand, and what is at risk."""
+    if record["present_already"]:
+        print(f"in the charset already: {record['present_already']!r}")
+    if record["added"]:
+        counts = record["words_with_new_character"].items()
+        print(
+            "new characters: "
+            + "  ".join(f"{character} in {count} words" for character, count in counts)
+            + f"  rehearsal share {record['rehearsal_share']}"
+        )
+    for warning in record["warnings"]:
+        print(f"warning: {warning}")
 
 
 def finish(trainer: WordTrainer, data_record: dict[str, Any]) -> None:

@@ -18,10 +18,12 @@ or from a folder filled by training/install_fonts.sh.
 import hashlib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -64,8 +66,8 @@ class FontFace:
         path: the file.
         family: the family's name, as the font gives it.
         style: e.g. "Bold Italic", as the font gives it.
-        characters: those printable ASCII characters that the font really draws; the space is always among
-            them.
+        characters: those printable ASCII characters, and of further ones that were asked for, that the font
+            really draws; the space is always among them.
         case: "both", or "upper"/"lower" when both cases have the same shapes, those of capitals/small
             letters.
         capital_height: of an H, over the font's nominal size; about 0.7.
@@ -129,6 +131,7 @@ def load_fonts(
     minimum_legibility: float = 0.55,
     workers: int = 1,
     index_folder: str | os.PathLike[str] | None = None,
+    further_characters: str = "",
 ) -> list[FontFace]:
     """Find the fonts that write letters and digits well, and weigh them.
 
@@ -140,6 +143,7 @@ def load_fonts(
         minimum_legibility: faces below it are left out.
         workers: processes that look at fonts.
         index_folder: where outcomes are kept; default `$XDG_CACHE_HOME/modeling_rcmstr`.
+        further_characters: characters beyond printable ASCII to look for; no font must have them.
 
     Returns:
         the faces, in the order of `find_font_files`; of faces with equal family and style only the first.
@@ -148,13 +152,14 @@ def load_fonts(
         NoUsableFontError: if none is left.
     """
     paths = find_font_files(folders)
-    index = _index_path(paths, minimum_legibility, index_folder)
+    further = "".join(sorted(set(further_characters) - set(PRINTABLE_ASCII)))
+    index = _index_path(paths, minimum_legibility, index_folder, further)
     if index.is_file():
         try:
             return [FontFace(**face) for face in json.loads(index.read_text())]
         except (OSError, ValueError, TypeError):
             index.unlink(missing_ok=True)  # cut short by a crash: look again
-    faces = _judge(look_at_fonts(paths, workers), minimum_legibility)
+    faces = _judge(look_at_fonts(paths, workers, further), minimum_legibility)
     if not faces:
         where = "the system's font folders" if folders is None else ", ".join(map(str, folders))
         raise NoUsableFontError(
@@ -164,48 +169,57 @@ def load_fonts(
         )
     try:
         index.parent.mkdir(parents=True, exist_ok=True)
-        partial = index.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps([asdict(face) for face in faces]))
-        partial.replace(index)
+        unfinished = index.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps([asdict(face) for face in faces]))
+        unfinished.replace(index)
     except OSError:
         pass  # a read-only home costs time only
     return faces
 
 
-def look_at_fonts(paths: Sequence[str], workers: int = 1) -> list[tuple[FontFace, np.ndarray]]:
+def look_at_fonts(
+    paths: Sequence[str], workers: int = 1, further_characters: str = ""
+) -> list[tuple[FontFace, np.ndarray]]:
     """Rasterise each font's characters.
 
     Args:
         paths: font files; those that cannot be opened, or lack a letter or digit, are passed over.
         workers: processes.
+        further_characters: characters beyond printable ASCII to look for.
 
     Returns:
         (face, thumbnails) for each font that draws all letters and digits; thumbnails is (62, 12, 12) uint8,
         and the face's `case`, `legibility` and `weight` are not judged yet.
     """
     if workers <= 1 or len(paths) < 32:
-        looks = [_look_at_font(path) for path in paths]
+        looks = [_look_at_font(path, further_characters) for path in paths]
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            looks = list(pool.map(_look_at_font, paths, chunksize=16))
+            look = partial(_look_at_font, further_characters=further_characters)
+            looks = list(pool.map(look, paths, chunksize=16))
     return [look for look in looks if look is not None]
 
 
-def _look_at_font(path: str) -> tuple[FontFace, np.ndarray] | None:
+def _look_at_font(path: str, further_characters: str = "") -> tuple[FontFace, np.ndarray] | None:
     try:
         font = ImageFont.truetype(path, _LOOK_SIZE, layout_engine=ImageFont.Layout.BASIC)
         family, style = font.getname()
         # U+FDD0 is no character: whatever comes for it is the font's sign for "missing".
         missing = _glyph(font, "\ufdd0")
-        masks = {character: _glyph(font, character) for character in PRINTABLE_ASCII}
+        masks = {character: _glyph(font, character) for character in PRINTABLE_ASCII + further_characters}
     except (OSError, ValueError, MemoryError):
         return None
     drawn = {c: m for c, m in masks.items() if m is not None and not _same(m, missing)}
+    for character in further_characters:
+        # A font that draws ä as a would make wrong labels.
+        plain = unicodedata.normalize("NFD", character)[0]
+        if plain != character and character in drawn and _same(drawn[character], drawn.get(plain)):
+            del drawn[character]
     if not set(_ALPHANUMERIC) <= set(drawn):
         return None
     thumbnails = np.stack([_thumbnail(drawn[c]) for c in _ALPHANUMERIC])
     capitals = float(np.median([drawn[c].shape[0] for c in "EHITX"]))
-    characters = "".join(c for c in PRINTABLE_ASCII if c == " " or c in drawn)
+    characters = "".join(c for c in PRINTABLE_ASCII + further_characters if c == " " or c in drawn)
     face = FontFace(
         path=path,
         family=family or Path(path).stem,
@@ -329,11 +343,14 @@ def _weight(face: FontFace, family_size: int) -> float:
 
 
 def _index_path(
-    paths: Sequence[str], minimum_legibility: float, index_folder: str | os.PathLike[str] | None
+    paths: Sequence[str],
+    minimum_legibility: float,
+    index_folder: str | os.PathLike[str] | None,
+    further_characters: str,
 ) -> Path:
     if index_folder is None:
         index_folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "modeling_rcmstr"
-    key = hashlib.sha256(f"{_INDEX_VERSION} {minimum_legibility}".encode())
+    key = hashlib.sha256(f"{_INDEX_VERSION} {minimum_legibility}{further_characters}".encode())
     for path in paths:
         key.update(f"\n{path} {os.path.getsize(path)}".encode())
     return Path(index_folder) / f"fonts-{key.hexdigest()[:24]}.json"

@@ -133,7 +133,15 @@ class WordRenderer:
         # Words are small and workers many: threads inside an operation would only wait for each other.
         cv2.setNumThreads(0)
         self.config = config
-        self.faces = list(load_fonts(config.fonts) if faces is None else faces)
+        further = config.texts.further_characters
+        self.faces = list(load_fonts(config.fonts, further_characters=further) if faces is None else faces)
+        self._further = frozenset(further)
+        missing = sorted(self._further.difference(*(face.characters for face in self.faces)))
+        if missing:
+            raise ValueError(
+                f"none of the {len(self.faces)} fonts draws {', '.join(map(repr, missing))} of `charset`; "
+                "give fonts that do (`fonts`), or leave the characters out."
+            )
         self._glyphs = GlyphSource(self.faces)
         self._texts = TextSource(config.texts)
         self._document_kinds = Shares(DOCUMENT_KINDS)
@@ -146,6 +154,8 @@ class WordRenderer:
         plain = plain + single * (plain.sum() / max(float(single.sum()), 1e-6))
         self._edges = np.cumsum(weights)
         self._document_edges = np.cumsum(plain) if plain.any() else self._edges
+        self._weights, self._document_weights = weights, plain if plain.any() else weights
+        self._edges_with: dict[tuple[frozenset[str], bool], np.ndarray] = {}
 
     def render(self, index: int) -> RenderedWord:
         """Render word number `index` (0 or more)."""
@@ -193,7 +203,7 @@ class WordRenderer:
 
     def _text_and_font(self, rng: np.random.Generator, document: bool) -> tuple[str, int]:
         text = self._texts.sample(rng, self._document_kinds if document else None)
-        edges = self._document_edges if document else self._edges
+        edges = self._edges_for(text, document)
         for _ in range(12):
             font = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
             if self.faces[font].can_write(text):
@@ -205,6 +215,22 @@ class WordRenderer:
         if text and face.can_write(text):
             return text, font
         return self._fallback_text(rng, face), font
+
+    def _edges_for(self, text: str, document: bool) -> np.ndarray:
+        """What fonts are drawn by: all, or those that have the text's characters beyond ASCII."""
+        edges = self._document_edges if document else self._edges
+        further = self._further.intersection(text)
+        if not further:
+            return edges
+        key = (further, document)
+        if key not in self._edges_with:
+            has = np.array([further.issubset(face.characters) for face in self.faces])
+            weights = next(
+                (w * has for w in (self._document_weights, self._weights) if document and (w * has).any()),
+                self._weights * has,
+            )
+            self._edges_with[key] = np.cumsum(weights) if weights.any() else edges
+        return self._edges_with[key]
 
     def _fallback_text(self, rng: np.random.Generator, face: FontFace) -> str:
         letters = [c for c in self.config.texts.charset if c != " " and face.can_write(c)]

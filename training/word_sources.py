@@ -140,7 +140,8 @@ def _share(group: str, seed: int) -> float:
 
 
 def _open_rendered(name: str, place: str, options: dict[str, str], labelled: bool) -> WordSource:  # noqa: ARG001
-    from training.arguments import parse_value, read_settings
+    from training.arguments import read_settings
+    from training.setting_names import parse_value
 
     settings = read_settings(place) if place else {}
     settings.update({key: parse_value(key, value) for key, value in options.items()})

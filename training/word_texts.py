@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from training.emphasised_texts import EmphasisedTexts
 from training.word_fonts import PRINTABLE_ASCII
 from training.word_formats import (
     LOWER,
@@ -64,6 +65,8 @@ class TextConfig:
         kinds: (name, share) of the kinds of text; names as in `TEXT_KINDS`.
         cases: (name, share) of how words are written: "upper", "title", "lower", "mixed".
         punctuation: share of words with punctuation attached.
+        emphasised: characters of the charset that are to be met often, such as a recogniser's new ones.
+        emphasis: share of all texts that hold one of them on purpose, each alike often.
     """
 
     charset: str = PRINTABLE_ASCII
@@ -99,6 +102,8 @@ class TextConfig:
         ("mixed", 0.04),
     )
     punctuation: float = 0.06
+    emphasised: str = ""
+    emphasis: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.charset.strip() or len(set(self.charset)) != len(self.charset):
@@ -116,6 +121,17 @@ class TextConfig:
                 raise ValueError(f"`{name}` needs shares that are not negative and not all 0, got {shares}.")
         if not 0 <= self.punctuation <= 1:
             raise ValueError(f"`punctuation` is a share from 0 to 1, got {self.punctuation}.")
+        if not 0 <= self.emphasis <= 1:
+            raise ValueError(f"`emphasis` is a share from 0 to 1, got {self.emphasis}.")
+        if self.emphasis and not self.emphasised:
+            raise ValueError("`emphasis` needs `emphasised`, the characters that the texts shall hold.")
+        if outside := sorted(set(self.emphasised) - set(self.charset)):
+            raise ValueError(f"`emphasised` must lie in `charset`, which lacks {outside}.")
+
+    @property
+    def further_characters(self) -> str:
+        """The characters beyond printable ASCII."""
+        return "".join(c for c in self.charset if c not in PRINTABLE_ASCII)
 
 
 @lru_cache(maxsize=16)
@@ -153,7 +169,10 @@ class TextSource:
         self.config = config
         self._charset = frozenset(config.charset)
         self._unspaced = [c for c in config.charset if c != " "]
-        self._words = {language: word_list(language) for language, _ in config.languages}
+        # Letters beyond ASCII admit the words that are written with them.
+        further = "".join(c for c in config.charset if c.isalpha() and not c.isascii())
+        letters = UPPER + LOWER + further
+        self._words = {language: word_list(language, letters) for language, _ in config.languages}
         self._ranks = {
             language: np.cumsum((np.arange(len(words)) + 20.0) ** -config.tempering)
             for language, words in self._words.items()
@@ -161,6 +180,9 @@ class TextSource:
         self._languages = Shares(config.languages)
         self._kinds = Shares(config.kinds)
         self._cases = Shares(config.cases)
+        self._emphasised = EmphasisedTexts(
+            config.emphasised if config.emphasis else "", list(self._words.values()), config.max_length
+        )
 
     def sample(self, rng: np.random.Generator, kinds: Shares | None = None) -> str:
         """Draw one text: 1 to `max_length` characters of the charset, no space at its ends.
@@ -169,6 +191,9 @@ class TextSource:
             rng: where all chance comes from.
             kinds: another mixture of kinds than the configuration's.
         """
+        # Without emphasis nothing is drawn for it, so that older configurations give what they gave.
+        if self.config.emphasis and rng.random() < self.config.emphasis:
+            return self._emphasised.draw(self, rng)
         for _ in range(8):
             text = self.fit(TEXT_KINDS[(kinds or self._kinds).pick(rng)](self, rng))
             if text and (len(text) > 1 or text.isalnum() or rng.random() < 0.05):
@@ -184,6 +209,10 @@ class TextSource:
             text = "".join(c if c in charset else c.swapcase() for c in text)
             text = "".join(c for c in text if c in charset)
         return " ".join(text[: self.config.max_length].split())
+
+    def can_write(self, text: str) -> bool:
+        """Tell whether `fit` leaves `text` as it is."""
+        return self.fit(text) == text
 
     def plain_word(self, rng: np.random.Generator) -> str:
         """Draw a word in lower case, as its list has it."""
