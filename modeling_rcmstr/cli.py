@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 # The files of a folder that count as pictures; a file that is named is always tried.
-IMAGE_SUFFIXES = tuple(
-    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 EXIT_READ, EXIT_UNREADABLE, EXIT_NOT_TRIED, EXIT_BROKEN_PIPE, EXIT_INTERRUPTED = 0, 1, 2, 141, 130
 DEFAULT_BATCH_SIZE = 32

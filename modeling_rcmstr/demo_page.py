@@ -5,10 +5,9 @@ other server for anything. What one reading looks like is in `reading_card`, the
 """
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .reading_card import STYLE, download_links, example_buttons, reading_card, readings_table
 from .saliency import Saliency, text_saliency
@@ -26,7 +25,6 @@ One word, or one short line, per picture: this reads, it does not find words in 
 NOTHING_YET = '<div class="rc"><p class="empty">What is read appears here.</p></div>'
 PAGE_STYLE = """
 .gradio-container { max-width: 1180px !important; width: 100% !important; margin: 0 auto !important; }
-#examples, #card, #table, #downloads, #examples *, .html-container { --block-padding: 0; }
 #examples .padding, #card .padding, #table .padding, #downloads .padding { padding: 0 !important; }
 #clear { align-self: flex-start; width: auto; }
 #headline h1 { margin: .2rem 0 0; font-size: 1.7rem; }
@@ -217,6 +215,7 @@ def serve_page(page: Any, host: str | None = None, port: int | None = None, shar
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
     )
+    _check_address(host, port)
     try:
         _, address, public = page.queue(max_size=64).launch(
             server_name=host,
@@ -234,9 +233,23 @@ def serve_page(page: Any, host: str | None = None, port: int | None = None, shar
             css=PAGE_STYLE + STYLE,
             head=PASTE_SCRIPT,
         )
-    except (OSError, OverflowError) as error:
-        raise DemoPageError(f"{error} Give another --port, or none for a free one.") from error
+    except OSError as error:
+        raise DemoPageError("there is no free port from 7860 on; give one.") from error
     return public or address
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    """Refuse an address that the page cannot have, on which Gradio would try a hundred times."""
+    try:
+        family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host or "127.0.0.1", port or 0))
+    except (OSError, OverflowError) as error:
+        raise DemoPageError(
+            f"the page cannot be at {host or '127.0.0.1'}, port {port or 'any'}: {error}; give another host "
+            "or port, or leave them out."
+        ) from error
 
 
 class _Callbacks:

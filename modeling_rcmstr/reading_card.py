@@ -220,17 +220,13 @@ def _spans_figure(reading: WordReading) -> str:
     """Draw each character's frame on the picture, and the character under it."""
     spans = "".join(
         f'<span class="span{_unsure(one["score"])}" style="left:{100 * one["start"]:.2f}%;'
-        f'width:{100 * (one["end"] - one["start"]):.2f}%"><i></i><b>{html.escape(one["character"])}</b></span>'
+        f'width:{100 * (one["end"] - one["start"]):.2f}%"><i></i>'
+        f"<b>{html.escape(one['character'])}</b></span>"
         for one in reading.characters
         if one["start"] is not None
     )
-    picture = Image.open(BytesIO(reading.picture))
-    alt = html.escape(f"{reading.name}, the frames of its characters drawn on it")
-    return (
-        f'<figure><div class="frame" style="width:{_shown_width(picture)}px">'
-        f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(reading.picture).decode()}">'
-        f'<span aria-hidden="true">{spans}</span></div></figure>'
-    )
+    alt = f"{reading.name}, the frames of its characters drawn on it"
+    return _figure(Image.open(BytesIO(reading.picture)), "jpeg", reading.picture, alt, spans)
 
 
 def _character_list(reading: WordReading) -> str:
@@ -249,10 +245,17 @@ def _saliency_figure(reading: WordReading, saliency: np.ndarray) -> str:
     picture = Image.open(BytesIO(reading.picture))
     content = BytesIO()
     overlay_saliency(picture, saliency).save(content, format="PNG")
-    alt = html.escape(f"{reading.name}, coloured where the read text comes from")
+    alt = f"{reading.name}, coloured where the read text comes from"
+    return _figure(picture, "png", content.getvalue(), alt)
+
+
+def _figure(picture: Image.Image, kind: str, content: bytes, alt: str, spans: str = "") -> str:
+    """Set a picture that lies in the page itself, with what is drawn over it."""
+    frame = "frame" if spans else "frame plain"
     return (
-        f'<figure><div class="frame plain" style="width:{_shown_width(picture)}px">'
-        f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"></div></figure>'
+        f'<figure><div class="{frame}" style="width:{_shown_width(picture)}px">'
+        f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+        f'<span aria-hidden="true">{spans}</span></div></figure>'
     )
 
 

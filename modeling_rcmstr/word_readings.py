@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .image_reading import InvalidImageError, read_image
+from .image_reading import read_image
 
 # What is kept for showing, in pixels; larger pictures are shrunk.
 SHOWN_HEIGHT, SHOWN_WIDTH = 240, 960
@@ -130,7 +130,7 @@ def _record(image_processor: Any, path: Path, answer: dict[str, Any]) -> WordRea
             return WordReading(
                 path.name, text, score, characters, size, picture=content.getvalue(), word=word
             )
-        except (OSError, InvalidImageError) as problem:
+        except (OSError, ValueError) as problem:
             error = str(problem)
     # A server's folders are nobody's business.
     return WordReading(path.name, None, 0.0, [], size, error.replace(str(path), path.name))
