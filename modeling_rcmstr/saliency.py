@@ -159,7 +159,9 @@ def text_evidence(
     if characters.decoder_input_ids is not None:
         arguments["decoder_input_ids"] = characters.decoder_input_ids
     counted = characters.ids != NO_TARGET
-    odds = log_odds(model(**arguments).logits.float(), characters.ids.clamp_min(0))
+    logits = model(**arguments).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    odds = log_odds(logits, characters.ids.clamp_min(0))
     return torch.where(counted, odds, 0.0).sum(1)
 
 
@@ -185,8 +187,9 @@ def read_characters(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None 
         lengths = [logits.shape[1]] * len(logits) if frame_mask is None else frame_mask.sum(1).tolist()
         ids = torch.full(logits.shape[:2], NO_TARGET, device=logits.device)
         for row, length in enumerate(lengths):
-            best, tokens = logits[row, :length].softmax(-1).max(-1)
-            for frame in _peak_frames(tokens.tolist(), best.tolist(), config.pad_token_id):
+            tokens = logits[row, :length].argmax(-1)
+            odds = log_odds(logits[row, :length], tokens)
+            for frame in _peak_frames(tokens.tolist(), odds.tolist(), config.pad_token_id):
                 ids[row, frame] = tokens[frame]
         return ReadCharacters(ids)
     sequences = model.generate(pixel_values=pixel_values, pixel_mask=pixel_mask, num_beams=1, do_sample=False)
@@ -241,12 +244,15 @@ def attention_maps(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None =
     if attention.shape[-1] == grid[1]:
         grid = (1, grid[1])  # the decoder sees columns
     # The TRBA CNN has a frame on each border, one more than strides fit into the width.
-    centred = width % grid[1] != 0
-    maps = F.interpolate(
-        attention.unflatten(-1, grid), (height, width), mode="bilinear", align_corners=centred
-    )  # (B, L, H, W)
-    if pixel_mask is not None:
-        maps = maps * pixel_mask[:, None]
+    extra = int(width % grid[1] != 0)
+    cells = attention.unflatten(-1, grid)  # (B, L, rows, columns)
+    maps = attention.new_zeros(*attention.shape[:2], height, width)
+    widths = [width] * len(maps) if pixel_mask is None else pixel_mask[:, 0].sum(-1).tolist()
+    for row, pixels in enumerate(widths):
+        columns = pixels * (grid[1] - extra) // width + extra
+        maps[row, ..., :pixels] = F.interpolate(
+            cells[row, None, ..., :columns], (height, pixels), mode="bilinear", align_corners=bool(extra)
+        )[0]
     maps = maps / maps.sum((-2, -1), keepdim=True).clamp_min(1e-12)
     return maps * (characters.ids != NO_TARGET)[:, :, None, None]
 
@@ -259,7 +265,7 @@ def background_values(pixel_values: Tensor, pixel_mask: Tensor | None = None) ->
     return values.flatten(2).nanmedian(-1).values[..., None, None]
 
 
-def _peak_frames(tokens: list[int], probabilities: list[float], blank_id: int) -> list[int]:
+def _peak_frames(tokens: list[int], odds: list[float], blank_id: int) -> list[int]:
     """Choose the surest frame of each run of a character, or the least certain frame when all are blank."""
     peaks: list[int] = []
     for frame, token in enumerate(tokens):
@@ -267,6 +273,6 @@ def _peak_frames(tokens: list[int], probabilities: list[float], blank_id: int) -
             continue
         if not frame or tokens[frame - 1] != token:
             peaks.append(frame)
-        elif probabilities[frame] > probabilities[peaks[-1]]:
+        elif odds[frame] > odds[peaks[-1]]:
             peaks[-1] = frame
-    return peaks or [min(range(len(tokens)), key=probabilities.__getitem__)]
+    return peaks or [min(range(len(tokens)), key=odds.__getitem__)]
