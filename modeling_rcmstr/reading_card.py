@@ -122,7 +122,7 @@ def reading_card(reading: WordReading, saliency: np.ndarray | None = None, kind:
         mapped, caption = _saliency_figure(reading, saliency), f'<p class="faint">{CAPTIONS[kind]}</p>'
     return (
         f'<div class="rc"><div class="line">{shown}'
-        f'<span class="score">confidence {percent(reading.score)}</span></div>'
+        f'<span class="score">confidence {as_percent(reading.score)}</span></div>'
         f'<div class="figures">{_spans_figure(reading)}{mapped}</div>{_character_list(reading)}{caption}'
         f'<p class="faint">{name}, {width} x {height} pixels</p></div>'
     )
@@ -142,7 +142,7 @@ def readings_table(readings: Sequence[WordReading], shown: int) -> str:
     for number, reading in enumerate(readings, start=1):
         current = ' aria-current="true"' if number == shown else ""
         size = f"{reading.size[0]} x {reading.size[1]}" if reading.size else ""
-        confidence = "" if reading.error else percent(reading.score)
+        confidence = "" if reading.error else as_percent(reading.score)
         name = f'<button type="button" data-number="{number}">{html.escape(reading.name)}</button>'
         cells = (
             ("file", "", name),
@@ -211,7 +211,7 @@ def overlay_saliency(picture: Image.Image, saliency: np.ndarray) -> Image.Image:
     return Image.composite(Image.new("RGB", picture.size, HEAT), faded, layer)
 
 
-def percent(score: float) -> str:
+def as_percent(score: float) -> str:
     """Say a probability as the command line does."""
     return f"{100 * score:.1f} %"
 
@@ -233,7 +233,7 @@ def _character_list(reading: WordReading) -> str:
     """List the characters with the probability of each."""
     items = "".join(
         f'<li class="{_unsure(one["score"]).strip()}"><b>{html.escape(one["character"])}</b>'
-        f"<span>{percent(one['score'])}</span>"
+        f"<span>{as_percent(one['score'])}</span>"
         f'<u style="width:{100 * one["score"]:.0f}%" aria-hidden="true"></u></li>'
         for one in reading.characters
     )

@@ -196,15 +196,25 @@ def test_a_page_is_shown_where_it_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
-    page = SimpleNamespace(block_thread=lambda: seen.append("waits"))
-    monkeypatch.setattr(cli, "load_pipeline", lambda options: seen.append(options.checkpoint) or "reader")
-    monkeypatch.setattr(demo_page, "build_page", lambda reader, name: seen.append((reader, name)) or page)
-    monkeypatch.setattr(demo_page, "serve_page", lambda *given: seen.append(given) or "http://here")
+
+    def note(result: Any) -> Any:
+        def call(*given: Any) -> Any:
+            seen.append(given)
+            return result
+
+        return call
+
+    page = SimpleNamespace(block_thread=note(None))
+    monkeypatch.setattr(cli, "load_pipeline", note("reader"))
+    monkeypatch.setattr(demo_page, "build_page", note(page))
+    monkeypatch.setattr(demo_page, "serve_page", note("http://here"))
     assert cli.main(["demo", "folder", "--port", "8000", "--host", "0.0.0.0", "--share"]) == cli.EXIT_READ
-    assert seen == ["folder", ("reader", "folder"), (page, "0.0.0.0", 8000, True), "waits"]
+    assert seen[0][0].checkpoint == "folder"
+    assert seen[1:] == [("reader", "folder"), (page, "0.0.0.0", 8000, True), ()]
     assert capsys.readouterr().out == "The page is at http://here (Ctrl+C ends it).\n"
     assert cli.main(["demo"]) == cli.EXIT_READ
-    assert seen[4:7] == [None, ("reader", "the one in the package"), (page, "127.0.0.1", None, False)]
+    assert seen[4][0].checkpoint is None
+    assert seen[5:] == [("reader", "the one in the package"), (page, "127.0.0.1", None, False), ()]
 
 
 def test_a_page_without_its_library_says_how_to_install_it(

@@ -14,10 +14,10 @@ from modeling_rcmstr.reading_card import (
     CAPTIONS,
     HEAT,
     SURE_FROM,
+    as_percent,
     download_links,
     example_buttons,
     overlay_saliency,
-    percent,
     reading_card,
     readings_table,
 )
@@ -144,4 +144,4 @@ def test_examples_are_named_buttons(tmp_path: Path) -> None:
 
 
 def test_percent_is_that_of_the_command_line() -> None:
-    assert [percent(score) for score in (0.98765, 1.0, 0.0)] == ["98.8 %", "100.0 %", "0.0 %"]
+    assert [as_percent(score) for score in (0.98765, 1.0, 0.0)] == ["98.8 %", "100.0 %", "0.0 %"]
