@@ -25,7 +25,7 @@ One word, or one short line, per picture: this reads, it does not find words in 
 NOTHING_YET = '<div class="rc"><p class="empty">What is read appears here.</p></div>'
 PAGE_STYLE = """
 .gradio-container { max-width: 1180px !important; width: 100% !important; margin: 0 auto !important; }
-#examples .padding, #card .padding, #table .padding, #downloads .padding { padding: 0 !important; }
+#examples, #card, #table, #downloads, .html-container { --block-padding: 0; }
 #clear { align-self: flex-start; width: auto; }
 #headline h1 { margin: .2rem 0 0; font-size: 1.7rem; }
 #headline p { margin: .2rem 0 0; color: var(--body-text-color); opacity: .8; }
@@ -123,6 +123,8 @@ def show_reading(reader: Any, reading: WordReading) -> str:
 def describe_model(reader: Any, name: str) -> str:
     """Say in one line which recogniser reads."""
     config = reader.model.config
+    if os.path.isabs(name) or name.startswith((".", "~")):
+        name = Path(name).name  # a server's folders are nobody's business
     head = "attention" if reader.model.can_generate() else "CTC"
     characters = len(reader.tokenizer) - len(set(reader.tokenizer.all_special_ids))
     encoder = {"cnn": "CNN", "vit": "ViT"}.get(config.encoder_type, config.encoder_type)
@@ -184,10 +186,11 @@ def build_page(reader: Any, name: str) -> Any:
             return callbacks.show(readings, event.number)
 
         shown = [readings, pictures, card, batch, table, links]
-        pictures.upload(callbacks.read, [pictures, readings], shown, api_visibility="private")
-        examples.click(read_example, readings, shown, api_visibility="private")
-        table.click(show, readings, [card, table], api_visibility="private")
-        clear.click(callbacks.clear, None, shown, api_visibility="private")
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress_on": card}
+        pictures.upload(callbacks.read, [pictures, readings], shown, **private)
+        examples.click(read_example, readings, shown, **private)
+        table.click(show, readings, [card, table], **private)
+        clear.click(callbacks.clear, None, shown, **private)
         paste.click(None, js="() => { window.pastePictures(); }", api_visibility="private")
     return page
 

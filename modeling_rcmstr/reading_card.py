@@ -79,6 +79,7 @@ STYLE = """
   overflow-wrap: anywhere; vertical-align: top; color: var(--body-text-color); }
 .rc tr { border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; }
 .rc thead tr { border-top: 0 !important; }
+.rc th:nth-child(3), .rc th:nth-child(4) { text-align: right; }
 .rc td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .rc td.read { font-family: ui-monospace, Consolas, monospace; font-weight: 600; white-space: pre-wrap; }
 .rc tr[aria-current] td { background: var(--background-fill-secondary); }

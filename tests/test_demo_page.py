@@ -104,6 +104,8 @@ def test_a_reading_is_shown_with_its_map(reader: Any, files: list[str]) -> None:
 
 def test_the_model_is_described(reader: Any) -> None:
     assert describe_model(reader, "mine") == "Recogniser: mine (rcmstr, CNN and CTC, 95 characters)."
+    assert describe_model(reader, "org/name").startswith("Recogniser: org/name (")
+    assert describe_model(reader, "/home/me/secret/mine").startswith("Recogniser: mine (")
 
 
 def test_readings_gather_and_go(reader: Any, files: list[str]) -> None:
