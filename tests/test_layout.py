@@ -264,7 +264,7 @@ def test_install_carries_types_licence_and_checkpoints() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["modeling_rcmstr"].split()
-    for path in [*(PACKAGE / "checkpoints").glob("*/*"), PACKAGE / "py.typed"]:
+    for path in [*PACKAGE.glob("checkpoints/*/*"), *PACKAGE.glob("example_words/*"), PACKAGE / "py.typed"]:
         assert any(path.relative_to(PACKAGE).match(pattern) for pattern in patterns), name(path)
     for file in setup["metadata"]["license_files"].split():
         assert (ROOT / file).is_file()
