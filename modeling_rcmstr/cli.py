@@ -3,6 +3,7 @@
     rcmstr read word.png photographs/            a table: path, text, confidence
     rcmstr read photographs/ --json              one JSON array, one word per line
     rcmstr read photographs/ --tsv               path, text, score, error, separated by tabs, with a header
+    rcmstr demo                                  a web page on this machine that reads dropped pictures
 
 Exit status: 0 when every picture was read, 1 when one could not be, 2 when nothing could be tried.
 """
@@ -19,22 +20,8 @@ from typing import Any
 
 # The files of a folder that count as pictures; a file that is named is always tried.
 IMAGE_SUFFIXES = (
-    *(
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-    ),
-    *(".ppm", ".tga", ".tif", ".tiff", ".webp"),
+    *(".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 EXIT_READ, EXIT_UNREADABLE, EXIT_NOT_TRIED, EXIT_BROKEN_PIPE, EXIT_INTERRUPTED = 0, 1, 2, 141, 130
 DEFAULT_BATCH_SIZE = 32
@@ -52,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return read(options)
+        return COMMANDS[options.command](options)
     except BrokenPipeError:
         # Whoever read our output has left (`rcmstr … | head`); Python would flush once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +90,22 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--device", help="where to compute, for example cpu or cuda:0 (default: a GPU if there is one)"
     )
+    _describe_demo(commands)
     return parser
+
+
+def _describe_demo(commands: Any) -> None:
+    """Describe `rcmstr demo`."""
+    command = commands.add_parser(
+        "demo", help="show a web page that reads pictures", epilog="Ctrl+C ends the page."
+    )
+    command.add_argument("checkpoint", nargs="?", metavar="MODEL", help="folder or Hub name of a recogniser")
+    command.add_argument("--port", type=positive_int, help="default: the first free one from 7860 on")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    command.add_argument("--share", action="store_true", help="also ask Gradio for a public address")
+    command.add_argument("--threads", type=positive_int, metavar="N", help="processor threads")
+    command.add_argument("--device", help="where to compute, for example cpu or cuda:0")
+    command.set_defaults(batch_size=DEFAULT_BATCH_SIZE, characters=True, allowed_characters=None)
 
 
 def positive_int(text: str) -> int:
@@ -139,6 +141,25 @@ def read(options: argparse.Namespace) -> int:
     if failures:
         print(f"rcmstr: {failures} of {len(paths)} pictures could not be read", file=sys.stderr)
     return EXIT_UNREADABLE if failures or problems else EXIT_READ
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run `rcmstr demo`."""
+    try:
+        from .demo_page import build_page, load_gradio, serve_page
+
+        load_gradio()  # before the recogniser, which takes longer
+        page = build_page(load_pipeline(options), options.checkpoint or "the one in the package")
+        address = serve_page(page, options.host, options.port, options.share)
+    except Exception as error:
+        print(f"rcmstr: cannot show the page: {_one_line(str(error))}", file=sys.stderr)
+        return EXIT_NOT_TRIED
+    print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
+    page.block_thread()
+    return EXIT_READ
+
+
+COMMANDS = {"read": read, "demo": demo}
 
 
 def find_images(inputs: Iterable[str], recursive: bool = False) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 import modeling_rcmstr
-from modeling_rcmstr import cli
+from modeling_rcmstr import cli, demo_page
 
 
 @pytest.fixture
@@ -191,6 +192,40 @@ def test_a_recogniser_that_cannot_be_loaded_is_one_line(
     assert capsys.readouterr().err == "rcmstr: cannot read with nowhere: no such recogniser\n"
 
 
+def test_a_page_is_shown_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+
+    def note(result: Any) -> Any:
+        def call(*given: Any) -> Any:
+            seen.append(given)
+            return result
+
+        return call
+
+    page = SimpleNamespace(block_thread=note(None))
+    monkeypatch.setattr(cli, "load_pipeline", note("reader"))
+    monkeypatch.setattr(demo_page, "build_page", note(page))
+    monkeypatch.setattr(demo_page, "serve_page", note("http://here"))
+    assert cli.main(["demo", "folder", "--port", "8000", "--host", "0.0.0.0", "--share"]) == cli.EXIT_READ
+    assert seen[0][0].checkpoint == "folder"
+    assert seen[1:] == [("reader", "folder"), (page, "0.0.0.0", 8000, True), ()]
+    assert capsys.readouterr().out == "The page is at http://here (Ctrl+C ends it).\n"
+    assert cli.main(["demo"]) == cli.EXIT_READ
+    assert seen[4][0].checkpoint is None
+    assert seen[5:] == [("reader", "the one in the package"), (page, "127.0.0.1", None, False), ()]
+
+
+def test_a_page_without_its_library_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(cli, "load_pipeline", lambda options: pytest.fail("loaded before it was checked"))
+    assert cli.main(["demo"]) == cli.EXIT_NOT_TRIED
+    assert "pip install 'modeling-rcmstr[demo]'" in capsys.readouterr().err
+
+
 def test_an_interrupt_is_not_a_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +247,8 @@ def test_an_interrupt_is_not_a_traceback(
         ["read", "word.png", "--batch-size", "0"],
         ["read", "word.png", "--threads", "two"],
         ["read", "word.png", "--unknown"],
+        ["demo", "--port", "web"],
+        ["demo", "model", "word.png"],
     ],
 )
 def test_wrong_arguments_end_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

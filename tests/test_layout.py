@@ -29,6 +29,7 @@ LEAVES = {
     "quantizer",
     "rearrangement",
     "rectification",
+    "saliency",
     "sparse_convolution",
     "text_decoding",
     "window_attention",
@@ -53,10 +54,12 @@ AROUND = {
     "processing_text_recognition",
     "pipeline_text_recognition",
 }
+# The demo page, copied whole into a Space; no model knows it.
+PAGE = {"word_readings", "reading_card", "demo_page"}
 SURFACE = {"__init__", "cli"}
 
 EVERYTHING = set().union(
-    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, SURFACE
+    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, PAGE, SURFACE
 )
 
 # Each layer with those that it may import from. A layer that lacks itself holds files that ignore each other.
@@ -68,9 +71,12 @@ MAY_IMPORT = [
     (MODELS, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS),
     (PRETRAINING, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS | MODELS),
     (AROUND, LEAVES | AROUND),
+    (PAGE, LEAVES | PAGE | {"image_reading"}),
     (SURFACE, EVERYTHING),
 ]
 HUB_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"}
+# Imported inside a function's `try`, which says what to install.
+OPTIONAL_LIBRARIES = {"demo_page": {"gradio"}}
 # Imported under a name other than the distribution's.
 IMPORT_NAMES = {
     "fonttools": "fontTools",
@@ -152,8 +158,8 @@ def test_siblings_import_each_other_without_a_circle() -> None:
 
 def test_package_is_flat() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert folders <= {"checkpoints"}
-    assert not list((PACKAGE / "checkpoints").rglob("*.py"))
+    assert folders <= {"checkpoints", "example_words"}
+    assert not [path for folder in folders for path in (PACKAGE / folder).rglob("*.py")]
 
 
 @pytest.mark.parametrize("path", HUB_FILES, ids=name)
@@ -174,7 +180,16 @@ def test_the_librarys_import_scanner_sees_what_python_sees(path: Path) -> None:
 
 @pytest.mark.parametrize("path", HUB_FILES, ids=name)
 def test_published_files_need_no_further_library(path: Path) -> None:
-    assert imported_libraries(path) <= HUB_LIBRARIES
+    assert imported_libraries(path) <= HUB_LIBRARIES | OPTIONAL_LIBRARIES.get(path.stem, set())
+
+
+@pytest.mark.parametrize("stem", OPTIONAL_LIBRARIES)
+def test_a_library_that_may_be_missing_is_imported_where_that_is_caught(stem: str) -> None:
+    found = tree(PACKAGE / f"{stem}.py")
+    caught = {id(inner) for node in ast.walk(found) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    for node in ast.walk(found):
+        if isinstance(node, ast.Import) and {one.name for one in node.names} & OPTIONAL_LIBRARIES[stem]:
+            assert id(node) in caught
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=name)
@@ -201,7 +216,9 @@ def test_dependencies_are_declared_and_used() -> None:
     train, bench = declared(extras["train"]), declared(extras["bench"])
     in_package = set().union(*map(imported_libraries, PACKAGE_FILES))
     in_training = set().union(*map(imported_libraries, TRAINING.rglob("*.py"))) - OUR_FOLDERS
-    assert in_package - NOT_IMPORTED <= core
+    optional = set().union(*OPTIONAL_LIBRARIES.values())
+    assert optional <= declared(extras["demo"])
+    assert in_package - NOT_IMPORTED <= core | optional
     assert in_training - NOT_IMPORTED <= core | train | bench
     in_tests = set().union(*map(imported_libraries, (ROOT / "tests").glob("*.py"))) - OUR_FOLDERS
     in_tests -= {path.stem for path in (ROOT / "tests").glob("*.py")}
@@ -249,8 +266,8 @@ def test_install_carries_types_licence_and_checkpoints() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     patterns = setup["options.package_data"]["modeling_rcmstr"].split()
-    carried = [path for path in (PACKAGE / "checkpoints").rglob("*") if path.is_file()]
-    for path in [*carried, PACKAGE / "py.typed"]:
+    data = [*(PACKAGE / "checkpoints").rglob("*"), *PACKAGE.glob("example_words/*"), PACKAGE / "py.typed"]
+    for path in filter(Path.is_file, data):
         assert any(path.relative_to(PACKAGE).match(pattern) for pattern in patterns), name(path)
     for file in setup["metadata"]["license_files"].split():
         assert (ROOT / file).is_file()
