@@ -52,10 +52,12 @@ AROUND = {
     "processing_text_recognition",
     "pipeline_text_recognition",
 }
+# Beside the models and with libraries of an extra; no published folder needs it.
+ONNX = {"onnx_graphs", "onnx_check", "onnx_session", "onnx_reading", "onnx_export"}
 SURFACE = {"__init__", "cli"}
 
 EVERYTHING = set().union(
-    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, SURFACE
+    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, ONNX, SURFACE
 )
 
 # Each layer with those that it may import from. A layer that lacks itself holds files that ignore each other.
@@ -67,6 +69,7 @@ MAY_IMPORT = [
     (MODELS, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS),
     (PRETRAINING, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS | MODELS),
     (AROUND, LEAVES | AROUND),
+    (ONNX, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS | AROUND | ONNX),
     (SURFACE, EVERYTHING),
 ]
 HUB_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"}
@@ -172,7 +175,13 @@ def test_the_librarys_import_scanner_sees_what_python_sees(path: Path) -> None:
 
 @pytest.mark.parametrize("path", HUB_FILES, ids=name)
 def test_published_files_need_no_further_library(path: Path) -> None:
-    assert imported_libraries(path) <= HUB_LIBRARIES
+    """Those of ONNX import their runtime when a graph is opened, and say what is missing."""
+    extra = {"onnxruntime"} if path.stem == "onnx_session" else set()
+    assert imported_libraries(path) <= HUB_LIBRARIES | extra
+    in_try = {inner for node in ast.walk(tree(path)) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import) and {alias.name for alias in node.names} & extra:
+            assert node in in_try
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=name)

@@ -29,6 +29,8 @@ import numpy as np
 import transformers
 from PIL import Image
 
+from modeling_rcmstr.onnx_export import export_onnx
+
 # Tesseract reads no image with a side below this.
 SMALLEST_SIDE = 3
 
@@ -61,6 +63,19 @@ def our_reader(checkpoint: Path, batch_size: int) -> Reader:
         return [answer["text"] for answer in recogniser(images)]
 
     return Reader("ours", read)
+
+
+def onnx_reader(checkpoint: Path, batch_size: int) -> Reader:
+    """The same pipeline on the checkpoint's ONNX graph, which is exported and checked first."""
+    original = open_reader(checkpoint, batch_size)
+    with tempfile.TemporaryDirectory() as place:
+        folder = export_onnx(original.model, original.processor, Path(place) / "onnx")
+        recogniser = open_reader(folder, batch_size)
+
+    def read(images: list[np.ndarray]) -> list[str]:
+        return [answer["text"] for answer in recogniser(images)]
+
+    return Reader(f"onnxruntime {importlib.metadata.version('onnxruntime')}", read)
 
 
 def peer_reader(name: str, threads: int, batch_size: int) -> Reader:
