@@ -191,6 +191,25 @@ def test_a_recogniser_that_cannot_be_loaded_is_one_line(
     assert capsys.readouterr().err == "rcmstr: cannot read with nowhere: no such recogniser\n"
 
 
+def test_an_export_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[argparse.Namespace] = []
+
+    def fail(options: argparse.Namespace) -> Any:
+        seen.append(options)
+        raise OSError("no such\nrecogniser")
+
+    monkeypatch.setattr(cli, "load_pipeline", fail)
+    assert cli.main(["export", "nowhere", "--onnx", str(tmp_path / "out")]) == cli.EXIT_NOT_TRIED
+    assert capsys.readouterr().err == "rcmstr: cannot export nowhere: no such recogniser\n"
+    assert (seen[0].checkpoint, seen[0].device) == ("nowhere", "cpu")
+    words = ["--words", str(tmp_path)]
+    assert cli.main(["export", "--onnx", str(tmp_path / "out"), *words]) == cli.EXIT_NOT_TRIED
+    assert "no image files in this folder" in capsys.readouterr().err
+    assert len(seen) == 1, "nothing is loaded for words that are not there"
+
+
 def test_an_interrupt_is_not_a_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +231,8 @@ def test_an_interrupt_is_not_a_traceback(
         ["read", "word.png", "--batch-size", "0"],
         ["read", "word.png", "--threads", "two"],
         ["read", "word.png", "--unknown"],
+        ["export"],
+        ["export", "one", "two", "--onnx", "out"],
     ],
 )
 def test_wrong_arguments_end_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

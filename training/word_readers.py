@@ -6,6 +6,8 @@ threads and batch size, recognition only, no detection:
     rapidocr     PP-OCR small on ONNX Runtime, from the package `rapidocr`
     tesseract    the program `tesseract`, its English model, every image a single word (`--psm 8`)
 
+`onnx_reader` is the checkpoint itself as an ONNX graph.
+
 A peer that is not installed is an error that names the command which installs it. A further peer is one
 function and one entry in `PEERS`.
 """
@@ -66,10 +68,17 @@ def our_reader(checkpoint: Path, batch_size: int) -> Reader:
 
 
 def onnx_reader(checkpoint: Path, batch_size: int) -> Reader:
-    """The same pipeline on the checkpoint's ONNX graph, which is exported and checked first."""
+    """The same pipeline on the checkpoint's ONNX graph, which is exported and checked first.
+
+    Raises:
+        ValueError: without the libraries of the extra `export`, and when the graph reads differently.
+    """
     original = open_reader(checkpoint, batch_size)
     with tempfile.TemporaryDirectory() as place:
-        folder = export_onnx(original.model, original.processor, Path(place) / "onnx")
+        try:
+            folder = export_onnx(original.model, original.processor, Path(place) / "onnx")
+        except ImportError as error:
+            raise ValueError(str(error)) from error
         recogniser = open_reader(folder, batch_size)
 
     def read(images: list[np.ndarray]) -> list[str]:
