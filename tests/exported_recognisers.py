@@ -36,16 +36,28 @@ def recogniser(family: str, encoder: str, decoder: str, **fields: Any) -> Any:
     for name, parameter in model.head.named_parameters():
         # Wilder LSTMs would turn rounding into other texts.
         parameter.data.normal_(std=1.0 if name.startswith("classifier") else 0.25, generator=generator)
-    if decoder == "ctc":
-        # What all words have in common is taken out, and what tells them apart made large.
-        words = processor_for(decoder)(images=list(draw_check_words("abc", 8)))
-        with torch.no_grad():
-            output = model(**words)
-            logits = output.logits[output.frame_mask]
-            scale = 4.0 / logits.std(0).mean()
-            model.head.classifier.weight.mul_(scale)
-            model.head.classifier.bias.copy_(scale * (model.head.classifier.bias - logits.mean(0)))
+    spread_texts(model, processor_for(decoder, model.config.rectifier_type == "none"))
     return model
+
+
+@torch.no_grad()
+def spread_texts(model: Any, processor: Any) -> None:
+    """Take out what all words have in common, and make large what tells them apart."""
+    words = processor(images=list(draw_check_words("abc", 12)))
+    if model.can_generate():
+        encoded = model.model(**words)
+        memory = model.head.start(encoded.last_hidden_state).tensors["memory"].mean(1)
+        cell, size = model.head.cell, memory.shape[1]
+        common = memory.mean(0)
+        scale = 3.0 / ((memory - common) @ cell.weight_ih[:, :size].T).std(0).mean()
+        cell.weight_ih[:, :size] *= scale
+        cell.bias_ih -= cell.weight_ih[:, :size] @ common
+        return
+    logits = model(**words).logits.flatten(0, 1)
+    scale = 4.0 / logits[logits.amin(1) > -1e9].std(0).mean()
+    common = logits[logits.amin(1) > -1e9].mean(0)
+    model.head.classifier.weight.mul_(scale)
+    model.head.classifier.bias.copy_(scale * (model.head.classifier.bias - common))
 
 
 def processor_for(decoder: str, keep_aspect_ratio: bool = True) -> Any:

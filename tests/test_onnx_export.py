@@ -158,11 +158,3 @@ def test_large_weights_stand_beside_the_graph(tmp_path: Path, monkeypatch: pytes
     again = modeling_rcmstr.OnnxTextRecognitionModel.from_pretrained(tmp_path / "copy")
     pixel_values = torch.randn(2, 3, 32, 64)
     assert torch.equal(reader(pixel_values).logits, again(pixel_values).logits)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_in_half_precision_is_exported_in_float32(tmp_path: Path) -> None:
-    half = class_of("rcmstr", "ctc")(recogniser("rcmstr", "cnn", "ctc").config).eval().half()
-    folder = export_onnx(half, processor_for("ctc"), tmp_path / "out")
-    assert half.dtype == torch.float16
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["dtype"] == "float32"

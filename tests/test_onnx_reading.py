@@ -62,22 +62,6 @@ def test_the_pipeline_answers_alike(family: str, encoder: str, decoder: str) -> 
     assert_alike(graph(broken, on_error="return"), model(broken, on_error="return"))
 
 
-@pytest.mark.slow
-def test_the_bundled_recogniser_answers_alike_from_an_object(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from modeling_rcmstr import onnx_export
-
-    monkeypatch.setattr(onnx_export, "CHECKED_WORDS", 24)
-    original = open_pipeline(str(modeling_rcmstr.default_checkpoint()))
-    folder = onnx_export.export_onnx(original.model, original.processor, tmp_path / "out", EXAMPLES)
-    reader = OnnxTextRecognitionModel.from_pretrained(folder, num_threads=1)
-    graph = open_pipeline(reader, processor=AutoProcessor.from_pretrained(folder))
-    answers = graph(EXAMPLES, return_characters=True)
-    assert_alike(answers, original(EXAMPLES, return_characters=True))
-    assert "EXIT" in {answer["text"] for answer in answers}
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -129,7 +113,7 @@ def test_the_command_reads_with_a_graph(capsys: pytest.CaptureFixture[str], rest
 
 
 @pytest.mark.slow
-def test_the_command_exports_and_reads(
+def test_the_command_exports_what_reads_like_the_bundled_recogniser(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -144,6 +128,10 @@ def test_the_command_exports_and_reads(
     assert f"{out}: 20 of 20 words equal, 0 near ties" in capsys.readouterr().out
     assert cli.main(["read", EXAMPLES[0], "--checkpoint", str(out)]) == cli.EXIT_READ
     assert "OPEN" in capsys.readouterr().out
+    original = open_pipeline(str(modeling_rcmstr.default_checkpoint()))
+    reader = OnnxTextRecognitionModel.from_pretrained(out, num_threads=1)
+    graph = open_pipeline(reader, processor=AutoProcessor.from_pretrained(out))
+    assert_alike(graph(EXAMPLES, return_characters=True), original(EXAMPLES, return_characters=True))
     assert cli.main(["export", str(out), "--onnx", str(tmp_path / "again")]) == cli.EXIT_NOT_TRIED
     assert "only recognisers can be exported" in capsys.readouterr().err
     assert cli.main(["export", "--onnx", str(out)]) == cli.EXIT_NOT_TRIED
