@@ -21,6 +21,7 @@ from .configuration_rcmstr import RCMSTRConfig
 from .image_processing_text_recognition import TextRecognitionImageProcessor
 from .modeling_persec import PerSecForConditionalGeneration, PerSecForTextRecognition, PerSecModel
 from .modeling_rcmstr import RCMSTRForConditionalGeneration, RCMSTRForTextRecognition, RCMSTRModel
+from .onnx_reading import OnnxForConditionalGeneration, OnnxForTextRecognition, OnnxTextRecognitionModel
 from .pipeline_text_recognition import TextRecognitionPipeline, default_checkpoint
 from .pretraining_persec import PerSecForPreTraining
 from .pretraining_rcmstr import RCMSTRForPreTraining
@@ -31,6 +32,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CharacterTokenizer",
+    "OnnxForConditionalGeneration",
+    "OnnxForTextRecognition",
+    "OnnxTextRecognitionModel",
     "PerSecConfig",
     "PerSecForConditionalGeneration",
     "PerSecForPreTraining",
@@ -53,7 +57,9 @@ for _config, _model, _ctc, _attention in (
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModel.register(_config, _model)
-    AutoModelForTextRecognition.register(_config, (_ctc, _attention))
+    # Which of them a folder needs, its `architectures` say.
+    _readers = (_ctc, _attention, OnnxForTextRecognition, OnnxForConditionalGeneration)
+    AutoModelForTextRecognition.register(_config, _readers)
     AutoModelForCTC.register(_config, _ctc)
     AutoImageProcessor.register(_config, image_processor_classes={"pil": TextRecognitionImageProcessor})
     AutoTokenizer.register(_config, slow_tokenizer_class=CharacterTokenizer)

@@ -235,7 +235,7 @@ class AttentionHead(nn.Module):
         if frame_mask is not None:
             bias = torch.zeros(frame_mask.shape, dtype=memory.dtype, device=memory.device)
             bias = bias.masked_fill(~frame_mask, torch.finfo(memory.dtype).min)
-        zeros = memory.new_zeros(len(memory), self.cell.hidden_size)
+        zeros = memory.new_zeros(memory.shape[0], self.cell.hidden_size)
         return LSTMDecoderState(zeros, zeros, memory, self.memory_projection(memory), bias)
 
     def forward(self, decoder_input_ids: Tensor, state: LSTMDecoderState) -> AttentionHeadOutput:

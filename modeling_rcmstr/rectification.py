@@ -42,21 +42,37 @@ def thin_plate_grid(points: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (B, height, width, 2) x and y in -1 .. 1 for `grid_sample`.
     """
-    num_points = points.shape[1]
-    control = fiducial_points(num_points, (-1.0, -1.0), (1.0, 1.0)).to(points.device, torch.float64)
+    weights = thin_plate_weights(points.shape[1], height, width, points.device).to(points.dtype)
+    return (weights @ points).reshape(-1, height, width, 2)
+
+
+def thin_plate_weights(
+    num_points: int, height: int, width: int, device: torch.device | None = None
+) -> Tensor:
+    """Say how much of each control point is in the place that each pixel comes from.
+
+    Args:
+        num_points: control points, half of them on either edge.
+        height: rows of the output.
+        width: columns of the output.
+        device: where to compute.
+
+    Returns:
+        (height · width, num_points) float64.
+    """
+    control = fiducial_points(num_points, (-1.0, -1.0), (1.0, 1.0)).to(device, torch.float64)
     ones = control.new_ones(num_points, 1)
     radial = _radial_basis(torch.cdist(control, control))
     system = control.new_zeros(num_points + 3, num_points + 3)
     system[:num_points] = torch.cat([ones, control, radial], dim=1)
     system[num_points:, 3:] = torch.cat([control, ones], dim=1).T
-    y = (torch.arange(height, device=points.device, dtype=torch.float64) + 0.5) * 2 / height - 1
-    x = (torch.arange(width, device=points.device, dtype=torch.float64) + 0.5) * 2 / width - 1
+    y = (torch.arange(height, device=device, dtype=torch.float64) + 0.5) * 2 / height - 1
+    x = (torch.arange(width, device=device, dtype=torch.float64) + 0.5) * 2 / width - 1
     pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)  # (H·W, 2)
     basis = torch.cat(
         [pixels.new_ones(len(pixels), 1), pixels, _radial_basis(torch.cdist(pixels, control))], dim=1
     )  # (H·W, F + 3)
-    weights = (basis @ torch.linalg.inv(system))[:, :num_points].to(points.dtype)  # (H·W, F)
-    return (weights @ points).reshape(-1, height, width, 2)
+    return (basis @ torch.linalg.inv(system))[:, :num_points]  # (H·W, F)
 
 
 def _radial_basis(distance: Tensor) -> Tensor:

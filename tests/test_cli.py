@@ -226,6 +226,25 @@ def test_a_page_without_its_library_says_how_to_install_it(
     assert "pip install 'modeling-rcmstr[demo]'" in capsys.readouterr().err
 
 
+def test_an_export_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[argparse.Namespace] = []
+
+    def fail(options: argparse.Namespace) -> Any:
+        seen.append(options)
+        raise OSError("no such\nrecogniser")
+
+    monkeypatch.setattr(cli, "load_pipeline", fail)
+    assert cli.main(["export", "nowhere", "--onnx", str(tmp_path / "out")]) == cli.EXIT_NOT_TRIED
+    assert capsys.readouterr().err == "rcmstr: cannot export nowhere: no such recogniser\n"
+    assert (seen[0].checkpoint, seen[0].device) == ("nowhere", "cpu")
+    words = ["--words", str(tmp_path)]
+    assert cli.main(["export", "--onnx", str(tmp_path / "out"), *words]) == cli.EXIT_NOT_TRIED
+    assert "no image files in this folder" in capsys.readouterr().err
+    assert len(seen) == 1, "nothing is loaded for words that are not there"
+
+
 def test_an_interrupt_is_not_a_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +268,8 @@ def test_an_interrupt_is_not_a_traceback(
         ["read", "word.png", "--unknown"],
         ["demo", "--port", "web"],
         ["demo", "model", "word.png"],
+        ["export"],
+        ["export", "one", "two", "--onnx", "out"],
     ],
 )
 def test_wrong_arguments_end_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

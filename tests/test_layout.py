@@ -56,10 +56,12 @@ AROUND = {
 }
 # The demo page, copied whole into a Space; no model knows it.
 PAGE = {"word_readings", "reading_card", "demo_page"}
+# Beside the models and with libraries of an extra; no published folder needs it.
+ONNX = {"onnx_graphs", "onnx_check", "onnx_session", "onnx_reading", "onnx_export"}
 SURFACE = {"__init__", "cli"}
 
 EVERYTHING = set().union(
-    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, PAGE, SURFACE
+    LEAVES, CONFIGURATIONS, ASSEMBLIES, SHARED_MODELS, MODELS, PRETRAINING, AROUND, PAGE, ONNX, SURFACE
 )
 
 # Each layer with those that it may import from. A layer that lacks itself holds files that ignore each other.
@@ -72,11 +74,12 @@ MAY_IMPORT = [
     (PRETRAINING, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS | MODELS),
     (AROUND, LEAVES | AROUND),
     (PAGE, LEAVES | PAGE | {"image_reading"}),
+    (ONNX, LEAVES | CONFIGURATIONS | ASSEMBLIES | SHARED_MODELS | AROUND | ONNX),
     (SURFACE, EVERYTHING),
 ]
 HUB_LIBRARIES = {"torch", "numpy", "PIL", "transformers", "huggingface_hub"}
 # Imported inside a function's `try`, which says what to install.
-OPTIONAL_LIBRARIES = {"demo_page": {"gradio"}}
+OPTIONAL_LIBRARIES = {"demo_page": {"gradio"}, "onnx_session": {"onnxruntime"}}
 # Imported under a name other than the distribution's.
 IMPORT_NAMES = {
     "fonttools": "fontTools",
@@ -217,7 +220,7 @@ def test_dependencies_are_declared_and_used() -> None:
     in_package = set().union(*map(imported_libraries, PACKAGE_FILES))
     in_training = set().union(*map(imported_libraries, TRAINING.rglob("*.py"))) - OUR_FOLDERS
     optional = set().union(*OPTIONAL_LIBRARIES.values())
-    assert optional <= declared(extras["demo"])
+    assert optional - NOT_IMPORTED <= declared(extras["demo"])
     assert in_package - NOT_IMPORTED <= core | optional
     assert in_training - NOT_IMPORTED <= core | train | bench
     in_tests = set().union(*map(imported_libraries, (ROOT / "tests").glob("*.py"))) - OUR_FOLDERS

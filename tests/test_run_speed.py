@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_rcmstr import onnx_export
 from tests.fake_peers import install_rapidocr
 from tests.word_folders import save_untrained, write_words
 from training.metrics import score_words
@@ -86,6 +87,23 @@ def test_the_command_compares_and_writes(
     assert [reader["name"] for reader in report["readers"]] == ["ours", "rapidocr 3.0"]
     assert report["ratio"]["low"] <= report["ratio"]["median"] <= report["ratio"]["high"]
     assert "ratio ours / rapidocr 3.0: median" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_peer_may_be_the_checkpoint_as_a_graph(
+    checkpoint: Path, tmp_path: Path, eight_words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "CHECKED_WORDS", 20)
+    folder, output = write_words(tmp_path / "words", eight_words), tmp_path / "speed.json"
+    threads = torch.get_num_threads()
+    options = ["--checkpoint", str(checkpoint), "--threads", "1", "--rounds", "1", "--peer", "onnx"]
+    assert main([str(folder), *options, "--batch-size", "4", "--output", str(output)]) == 0
+    torch.set_num_threads(threads)
+    report = json.loads(output.read_text(encoding="utf-8"))
+    ours, graph = report["readers"]
+    assert graph["name"].startswith("onnxruntime ")
+    assert graph["scores"] == ours["scores"]
+    assert report["batch_sizes"] == {"ours": 4, "peer": 4}
 
 
 def test_our_own_speed_needs_no_peer(

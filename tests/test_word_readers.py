@@ -5,8 +5,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from modeling_rcmstr import default_checkpoint
 from tests.fake_peers import install_rapidocr, install_tesseract
-from training.word_readers import PEERS, open_reader, parse_tesseract_table, peer_reader
+from training.word_readers import PEERS, onnx_reader, open_reader, parse_tesseract_table, peer_reader
 
 
 def coloured(blue: int, height: int = 32, width: int = 64) -> np.ndarray:
@@ -54,6 +55,13 @@ def test_a_missing_package_is_said_with_the_command_that_brings_it(monkeypatch: 
     monkeypatch.setitem(sys.modules, "rapidocr", missing)
     with pytest.raises(ValueError, match="pip install rapidocr onnxruntime"):
         peer_reader("rapidocr", 1, 1)
+
+
+def test_a_missing_runtime_of_graphs_is_said_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing: ModuleType | None = None
+    monkeypatch.setitem(sys.modules, "onnxruntime", missing)
+    with pytest.raises(ValueError, match=r"pip install 'modeling-rcmstr\[export\]'"):
+        onnx_reader(default_checkpoint(), 1)
 
 
 def test_a_missing_program_is_said_with_the_command_that_brings_it(

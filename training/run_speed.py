@@ -5,12 +5,14 @@ Install the peer and compare on labelled words (any DATA of `run_benchmark`):
     python -m training.run_speed words/val --threads 2
 Another checkpoint, more rounds, the result kept:
     python -m training.run_speed my_words --checkpoint runs/mine/final --rounds 9 --output speed.json
+The same checkpoint as an ONNX graph beside PyTorch:
+    python -m training.run_speed my_words --peer onnx
 Without the peer, our own speed only:
     python -m training.run_speed my_words --no-peer
 
 Both get the same decoded images in memory and do their own resizing, in batches. They take turns, round by
 round, so that whatever else the machine does meets both; the ratio is taken within a round. The peer is one
-of `word_readers.PEERS`, by default the recogniser inside the package `rapidocr` (PP-OCR small).
+of `word_readers.PEERS`, by default the recogniser inside the package `rapidocr` (PP-OCR small), or "onnx".
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from training.benchmark_sets import open_sets
 from training.benchmarks import PROTOCOL, PROTOCOL_NAME, fingerprint
 from training.metrics import RecognitionScores, score_words
 from training.run_state import machine_kind, write_json_file
-from training.word_readers import PEERS, Reader, our_reader, peer_reader
+from training.word_readers import PEERS, Reader, onnx_reader, our_reader, peer_reader
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = default_checkpoint() if options.checkpoint == "default" else Path(options.checkpoint)
     images, labels, words_hash = load_words(options.data, options.limit)
     readers = [our_reader(checkpoint, options.batch_size)]
-    if not options.no_peer:
+    if options.peer == "onnx" and not options.no_peer:
+        readers.append(onnx_reader(checkpoint, options.batch_size))
+    elif not options.no_peer:
         readers.append(peer_reader(options.peer, options.threads, options.peer_batch_size))
     print(f"{len(images)} words, {options.threads} threads, {options.rounds} rounds", flush=True)
     results = alternate(readers, images, labels, options.rounds)
@@ -102,10 +106,12 @@ def parse_speed_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="words that our model reads at once")
     parser.add_argument("--peer-batch-size", type=int, default=16, help="words that the peer reads at once")
     parser.add_argument("--limit", type=int, help="words of each set, at most")
-    parser.add_argument("--peer", choices=list(PEERS), default="rapidocr", help="who reads beside us")
+    parser.add_argument("--peer", choices=[*PEERS, "onnx"], default="rapidocr", help="who reads beside us")
     parser.add_argument("--no-peer", action="store_true", help="measure our own speed only")
     parser.add_argument("--output", help="write the results to this JSON file")
     options = parser.parse_args(argv)
+    if options.peer == "onnx":
+        options.peer_batch_size = options.batch_size
     for name in ("threads", "rounds", "batch_size", "peer_batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")

@@ -6,6 +6,8 @@ threads and batch size, recognition only, no detection:
     rapidocr     PP-OCR small on ONNX Runtime, from the package `rapidocr`
     tesseract    the program `tesseract`, its English model, every image a single word (`--psm 8`)
 
+`onnx_reader` is the checkpoint itself as an ONNX graph.
+
 A peer that is not installed is an error that names the command which installs it. A further peer is one
 function and one entry in `PEERS`.
 """
@@ -28,6 +30,8 @@ from typing import Any
 import numpy as np
 import transformers
 from PIL import Image
+
+from modeling_rcmstr.onnx_export import export_onnx
 
 # Tesseract reads no image with a side below this.
 SMALLEST_SIDE = 3
@@ -61,6 +65,26 @@ def our_reader(checkpoint: Path, batch_size: int) -> Reader:
         return [answer["text"] for answer in recogniser(images)]
 
     return Reader("ours", read)
+
+
+def onnx_reader(checkpoint: Path, batch_size: int) -> Reader:
+    """The same pipeline on the checkpoint's ONNX graph, which is exported and checked first.
+
+    Raises:
+        ValueError: without the libraries of the extra `export`, and when the graph reads differently.
+    """
+    original = open_reader(checkpoint, batch_size)
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            folder = export_onnx(original.model, original.processor, Path(place) / "onnx")
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        recogniser = open_reader(folder, batch_size)
+
+    def read(images: list[np.ndarray]) -> list[str]:
+        return [answer["text"] for answer in recogniser(images)]
+
+    return Reader(f"onnxruntime {importlib.metadata.version('onnxruntime')}", read)
 
 
 def peer_reader(name: str, threads: int, batch_size: int) -> Reader:
