@@ -98,7 +98,7 @@ def test_attention_is_that_of_the_reading(tiny_config: Callable[..., Any]) -> No
     assert np.allclose(alignment.weights[: len(expected)], expected, atol=1e-5)
 
 
-def test_padding_is_no_part_of_the_map(tiny_config: Callable[..., Any]) -> None:
+def test_map_is_as_wide_as_the_word(tiny_config: Callable[..., Any]) -> None:
     settings = {"keep_aspect_ratio": True, "min_width": 64, "width_multiple": 16, "max_width": 256}
     for decoder in ("ctc", "attention"):
         reader = tiny_reader(tiny_config, "rcmstr", "cnn", decoder, **settings)

@@ -91,16 +91,15 @@ def read_alignment(reader: Any, image: ImageSource) -> Alignment:
     is_attention = bool(model.config.is_encoder_decoder)
     # The decoder is shown the text that it read, so that its steps are those of the reading.
     text = {"text": [answer["text"]]} if is_attention else {}
-    inputs = processor(images=[image], **text).to(model.device)
+    inputs = processor(images=[image], **text).to(model.device)  # one word is never padded
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     outputs = model(**inputs, **({"output_attentions": True} if is_attention else {}))
     if is_attention:
-        weights = _columns_of(outputs.cross_attentions[-1].mean(1)[0].float(), inputs, model.config)
+        attention = outputs.cross_attentions[-1].mean(1)[0].float()  # (L, cells)
+        weights = _columns_of(attention, inputs["pixel_values"].shape[-1], model.config)
         rows = [character["character"] for character in answer["characters"]] + [END]
     else:
         probabilities = outputs.logits[0].float().softmax(-1)  # (T, V)
-        if outputs.get("frame_mask") is not None:
-            probabilities = probabilities[: int(outputs.frame_mask[0].sum())]
         ids, rows = _classes_shown(probabilities, processor.tokenizer)
         weights = probabilities[:, ids].T  # (rows, T)
     frames = weights.shape[1]
@@ -165,14 +164,11 @@ def _classes_shown(probabilities: Tensor, tokenizer: Any) -> tuple[list[int], li
     return [*ids, blank], [*("space" if name == " " else name for name in names), BLANK]
 
 
-def _columns_of(attention: Tensor, inputs: Any, config: Any) -> Tensor:
-    """(L, cells) to (L, columns of the word): rows of a grid are summed, padding is left out."""
-    extra = int(bool(config.has_centered_frames))
-    columns = inputs["pixel_values"].shape[-1] // config.patch_size + extra
+def _columns_of(attention: Tensor, width: int, config: Any) -> Tensor:
+    """(L, cells) to (L, columns): rows of a grid are summed."""
+    columns = width // config.patch_size + int(bool(config.has_centered_frames))
     if attention.shape[-1] > columns:
         attention = attention.unflatten(-1, (-1, columns)).sum(-2)
-    if "pixel_mask" in inputs:
-        attention = attention[:, : int(inputs["pixel_mask"][0, 0].sum()) // config.patch_size + extra]
     return attention
 
 
