@@ -140,6 +140,12 @@ def test_outside_the_repository_the_first_cell_fetches_and_installs_it(tmp_path:
     ]
     assert (tmp_path / "pip.txt").read_text() == "install -q modeling_rcmstr/[notebooks]"
     assert ended.stdout.split() == [str(start / "modeling_rcmstr")] * 2
+    # A restarted kernel finds what is there.
+    (start / "modeling_rcmstr" / "training" / "run_finetuning.py").touch()
+    (tmp_path / "git.txt").unlink()
+    again = run_program([sys.executable, "-m", "IPython", "cell.ipy"], cwd=start, env=environment)
+    assert again.stdout.split() == [str(start / "modeling_rcmstr")] * 2
+    assert not (tmp_path / "git.txt").exists()
 
 
 def test_outside_the_repository_the_first_cell_asks_for_its_address(tmp_path: Path) -> None:
@@ -208,4 +214,4 @@ def test_look_at_pretraining(tmp_path: Path) -> None:
         "rcmstr",
         "persec",
     }
-    assert pictures(notebook) == 11
+    assert pictures(notebook) == 12
