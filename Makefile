@@ -9,7 +9,7 @@ DATA ?= examples
 GROUPS ?=
 RESULTS ?= runs/bench
 
-.PHONY: demo test test-fast lint bench fonts clean
+.PHONY: demo test test-fast lint bench notebooks fonts clean
 
 demo: $(VENV)/.installed
 	$(RUN) examples.draw_readings --output readings.png
@@ -27,6 +27,9 @@ bench: $(VENV)/.installed-bench
 	mkdir -p $(RESULTS)
 	$(RUN) training.run_benchmark default $(DATA) $(GROUPS:%=--group %) --threads 2 --robustness --output $(RESULTS)/results.json
 	$(RUN) training.run_speed $(DATA) --threads 2 --output $(RESULTS)/speed.json
+
+notebooks: $(VENV)/.installed-notebooks
+	$(RUN) training.run_notebooks notebooks/*.ipynb
 
 fonts:
 	bash training/install_fonts.sh fonts

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib
+import json
 import re
 import sys
 from collections import defaultdict
@@ -134,6 +135,14 @@ def imported_libraries(path: Path) -> set[str]:
     return names - set(sys.stdlib_module_names)
 
 
+def libraries_of_notebook(path: Path) -> set[str]:
+    """First names of what the cells of a notebook import, all at their top, but for the standard library."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
+    found = [re.match(r"(?:from|import) (\w+)", line) for line in lines]
+    return {one[1] for one in found if one} - set(sys.stdlib_module_names)
+
+
 def name(path: Path) -> str:
     """A file's path from the repository's root, for test identifiers."""
     return path.relative_to(ROOT).as_posix()
@@ -216,17 +225,23 @@ def test_dependencies_are_declared_and_used() -> None:
 
     core = declared(setup["options"]["install_requires"])
     extras = setup["options.extras_require"]
-    train, bench = declared(extras["train"]), declared(extras["bench"])
+    train, bench, notebooks = (declared(extras[name]) for name in ("train", "bench", "notebooks"))
     in_package = set().union(*map(imported_libraries, PACKAGE_FILES))
     in_training = set().union(*map(imported_libraries, TRAINING.rglob("*.py"))) - OUR_FOLDERS
     optional = set().union(*OPTIONAL_LIBRARIES.values())
     assert optional - NOT_IMPORTED <= declared(extras["demo"])
     assert in_package - NOT_IMPORTED <= core | optional
-    assert in_training - NOT_IMPORTED <= core | train | bench
+    assert in_training - NOT_IMPORTED <= core | train | bench | notebooks
     in_tests = set().union(*map(imported_libraries, (ROOT / "tests").glob("*.py"))) - OUR_FOLDERS
     in_tests -= {path.stem for path in (ROOT / "tests").glob("*.py")}
-    assert in_tests - NOT_IMPORTED <= core | train | declared(extras["test"]), "what a test imports"
-    assert train | bench <= in_training, "declared, and imported nowhere"
+    assert in_tests - NOT_IMPORTED <= core | train | notebooks | declared(extras["test"]), (
+        "what a test imports"
+    )
+    in_notebooks = (
+        set().union(*map(libraries_of_notebook, (ROOT / "notebooks").glob("*.ipynb"))) - OUR_FOLDERS
+    )
+    assert in_notebooks <= core | train | notebooks | {"IPython"}, "IPython comes with the kernel"
+    assert train | bench | notebooks <= in_training | in_notebooks, "declared, and imported nowhere"
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=name)
