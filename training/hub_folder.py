@@ -139,24 +139,8 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def auto_map(source: HubSource) -> dict[str, str]:
-    """Name the class behind each Auto class through which the model can be loaded.
-
-    An encoder is named as the start of a recogniser too: its head is then new, as with the package.
-    """
-    config, family = source.model.config, source.family
-    is_ctc = config.decoder_type == "ctc"
-    reader = getattr(
-        modeling_rcmstr, family + ("ForTextRecognition" if is_ctc else "ForConditionalGeneration")
-    )
-    classes = {
-        "AutoConfig": type(config),
-        "AutoModel": getattr(modeling_rcmstr, f"{family}Model"),
-        "AutoModelForTextRecognition": reader,
-    }
-    if is_ctc:
-        classes["AutoModelForCTC"] = reader
-    if source.kind == "pretraining":
-        classes["AutoModelForPreTraining"] = type(source.model)
+    """Name the configuration's class and those of the model as config.json does."""
+    classes = {"AutoConfig": type(source.model.config), **source.model_classes}
     return {auto: _reference(named) for auto, named in classes.items()}
 
 

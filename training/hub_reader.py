@@ -72,7 +72,7 @@ def observe(parts: Mapping[str, Any], pictures: Sequence[str]) -> Observation:
     """Run every part on pictures of words and on a fixed batch of noise.
 
     Args:
-        parts: what `load_parts` gave; "AutoConfig" must be among them.
+        parts: what `load_parts` gave; "AutoConfig" and "AutoImageProcessor" must be among them.
         pictures: image files.
     """
     seen, config = Observation(), parts["AutoConfig"]
@@ -95,7 +95,7 @@ def observe(parts: Mapping[str, Any], pictures: Sequence[str]) -> Observation:
             seen.tensors[f"{name}: scores"] = torch.tensor([answer["score"] for answer in answers])
         elif name.startswith("AutoModel"):
             part.eval()
-            _observe_model(name, part, config, seen)
+            _observe_model(name, part, config, parts["AutoImageProcessor"].size, seen)
     if "AutoProcessor" in parts:
         _observe_reading(parts, images, seen)
     return seen
@@ -109,11 +109,12 @@ def _observe_tokenizer(name: str, tokenizer: Any, seen: Observation) -> None:
     seen.facts[f"{name}: text"] = tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def _observe_model(name: str, model: Any, config: Any, seen: Observation) -> None:
+def _observe_model(name: str, model: Any, config: Any, size: Mapping[str, int], seen: Observation) -> None:
     """Features of the encoder on noise; of a pretraining model every loss, of a recogniser its logits."""
     generator = torch.Generator().manual_seed(0)
     # Two groups of words that exchange pieces (RCMSTR).
-    shape = (2 * getattr(config, "images_per_group", 2), config.num_channels, *config.image_size)
+    count = 2 * getattr(config, "images_per_group", 2)
+    shape = (count, config.num_channels, size["height"], size["width"])
     batch = torch.randn(shape, generator=generator)
     seen.tensors[f"{name}: features"] = model.base_model(batch).last_hidden_state
     if name == "AutoModelForPreTraining":

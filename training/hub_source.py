@@ -67,6 +67,24 @@ class HubSource:
         """Measurements and training record beside the weights."""
         return [self.folder / name for name in RECORDS if (self.folder / name).is_file()]
 
+    @property
+    def model_classes(self) -> dict[str, Any]:
+        """The class behind each Auto class through which the checkpoint can be loaded.
+
+        An encoder is the start of a recogniser too, whose head is then new.
+        """
+        is_ctc = self.model.config.decoder_type == "ctc"
+        end = "ForTextRecognition" if is_ctc else "ForConditionalGeneration"
+        classes = {
+            "AutoModel": getattr(modeling_rcmstr, f"{self.family}Model"),
+            "AutoModelForTextRecognition": getattr(modeling_rcmstr, self.family + end),
+        }
+        if is_ctc:
+            classes["AutoModelForCTC"] = classes["AutoModelForTextRecognition"]
+        if self.kind == "pretraining":
+            classes["AutoModelForPreTraining"] = type(self.model)
+        return classes
+
 
 def open_checkpoint(source: str | Path) -> HubSource:
     """Read a source and judge whether it may be published.

@@ -48,9 +48,8 @@ def main(argv: Sequence[str]) -> int:
     push = import_for_option("training.hub_push", "--push") if options.push else None
     source = open_checkpoint(options.source)
     folder = options.output if options.output is not None else DEFAULT_OUTPUT / options.repo_id
-    print(
-        f"source: {source.folder}, {type(source.model).__name__}, weights {source.weights[:16]}", flush=True
-    )
+    named = f"{type(source.model).__name__}, weights {source.weights[:16]}"
+    print(f"source: {source.folder}, {named}", flush=True)
     if options.space and source.kind != "recogniser":
         raise ValueError(f"a Space reads words; {source.folder} is {source.kind}: leave `--space` out.")
     reading = write_hub_folder(source, folder, options.repo_id, options.max_shard_size, options.onnx)
