@@ -162,7 +162,7 @@ def test_pretraining_carries_its_own_code_only(family: str, tmp_path: Path, tiny
     assert "AutoModelForPreTraining.from_pretrained" in (folder / "README.md").read_text()
 
 
-def test_an_attention_recogniser_brings_its_generation_settings(tmp_path: Path, tiny_config: Config) -> None:
+def test_attention_brings_its_generation_settings(tmp_path: Path, tiny_config: Config) -> None:
     save_recogniser_folder(tmp_path / "saved", tiny_config("persec", "vit", "attention"))
     source = open_checkpoint(tmp_path / "saved")
     source.model.generation_config.num_beams = 3
@@ -241,7 +241,7 @@ def test_a_failure_leaves_what_was_there(
         patch.setattr(hub_folder, "check_hub_folder", fail)
         with pytest.raises(HubFolderError, match="logits differ"):
             write_hub_folder(source, folder, "org/other-name")
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(ValueError, match="`--max-shard-size` must be a number of .* got '5 shards'"):
         write_hub_folder(source, folder, "org/name", max_shard_size="5 shards")
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
     assert list(tmp_path.iterdir()) == [folder]
@@ -366,9 +366,7 @@ def test_onnx_lies_beside_the_weights(
         (folder / "model.onnx").write_bytes(b"\x08\x0a")
         return folder / "model.onnx"
 
-    with pytest.raises(
-        ValueError, match="`--onnx` needs modeling_rcmstr.onnx_export, which cannot be imported"
-    ):
+    with pytest.raises(ValueError, match="`--onnx` needs modeling_rcmstr.onnx_export, which cannot"):
         published(source, tmp_path / "without", onnx=True)
     monkeypatch.setitem(sys.modules, "modeling_rcmstr.onnx_export", SimpleNamespace(export_onnx=export_onnx))
     assert "onnx/model.onnx" in names(published(source, tmp_path / "published", onnx=True))

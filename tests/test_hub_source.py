@@ -30,7 +30,7 @@ def recogniser(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "recogniser"))
 
 
-def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = load_file(folder / "model.safetensors")
     edit(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -74,9 +74,7 @@ def test_what_holds_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no folder; give a run's folder"):
         open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(
-        ValueError, match=r"holds no checkpoint: neither it nor its `final/` has a config.json"
-    ):
+    with pytest.raises(ValueError, match="holds no checkpoint: neither it nor its `final/` has"):
         open_checkpoint(tmp_path / "run")
 
 
@@ -105,18 +103,14 @@ def test_an_attention_recogniser_is_not_named_for_ctc(tmp_path: Path, tiny_confi
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(recogniser: Path, value: float) -> None:
-    edit_weights(recogniser, lambda weights: weights["head.classifier.bias"].fill_(value) and None)
-    with pytest.raises(
-        ValueError, match=r"1 weights of .* not-a-number or infinity \(head.classifier.bias\)"
-    ):
+    edit_weights(recogniser, lambda weights: weights["head.classifier.bias"].fill_(value))
+    with pytest.raises(ValueError, match=r"not-a-number or infinity \(head.classifier.bias\); publish"):
         open_checkpoint(recogniser)
 
 
 def test_missing_and_foreign_weights_are_refused(recogniser: Path) -> None:
     edit_weights(recogniser, lambda weights: weights.update(adapter=torch.ones(2)))
-    with pytest.raises(
-        ValueError, match=r"1 weights that RCMSTRForTextRecognition does not have \(adapter\)"
-    ):
+    with pytest.raises(ValueError, match=r"1 weights that \w+ does not have \(adapter\)"):
         open_checkpoint(recogniser)
     edit_weights(
         recogniser, lambda weights: [weights.pop(n) for n in ("adapter", "head.classifier.bias")] and None
@@ -176,9 +170,7 @@ def test_a_tokenizer_of_another_head_is_refused(recogniser: Path, options: dict[
 )
 def test_measurements_of_other_weights_are_refused(recogniser: Path, name: str, content: Any) -> None:
     (recogniser / name).write_text(json.dumps(content))
-    with pytest.raises(
-        ValueError, match=f"{name} was measured on other weights .0000000000000000, these are"
-    ):
+    with pytest.raises(ValueError, match=f"{name} was measured on other weights .0000000000000000, these"):
         open_checkpoint(recogniser)
     own = json.dumps(content).replace("0" * 64, checkpoint_hash(recogniser))
     (recogniser / name).write_text(own)

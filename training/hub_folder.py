@@ -49,6 +49,7 @@ PICKLE_SUFFIXES = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl"
 LOADING_OPTIONS = ("is_local", "local_files_only")
 # What tools of the Hub and desktops leave in a folder.
 IGNORED_NAMES = (".cache", ".DS_Store")
+SHARD_SIZE = re.compile(r"[1-9]\d*[KMGT]B")
 # An absolute path, alone or after the kind of a source of words ("folder:/home/me/words").
 LOCAL_PATH = re.compile(r"(?:(?<=^)|(?<=:))(?:[A-Za-z]:[\\/]|/(?!/)|~/)(?:[^\\/]+[\\/])*(?=[^\\/]*$)")
 
@@ -99,6 +100,10 @@ def fill_hub_folder(
     """
     if onnx and source.kind != "recogniser":
         raise ValueError(f"ONNX is for recognisers; {source.folder} is {source.kind}: leave `--onnx` out.")
+    if not SHARD_SIZE.fullmatch(max_shard_size):
+        raise ValueError(
+            f"`--max-shard-size` must be a number of KB, MB, GB or TB like 5GB, got {max_shard_size!r}."
+        )
     _write_model(source, folder, max_shard_size)
     for path in code_files(source):
         shutil.copyfile(path, folder / path.name)

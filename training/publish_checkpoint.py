@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -46,15 +46,16 @@ def main(argv: Sequence[str]) -> int:
     logging.disable_progress_bar()
     check_repo_id(options.repo_id)
     push = import_for_option("training.hub_push", "--push") if options.push else None
+    demo = import_for_option("training.space_files", "--space") if options.space else None
     source = open_checkpoint(options.source)
     folder = options.output if options.output is not None else DEFAULT_OUTPUT / options.repo_id
     named = f"{type(source.model).__name__}, weights {source.weights[:16]}"
     print(f"source: {source.folder}, {named}", flush=True)
-    if options.space and source.kind != "recogniser":
+    if demo is not None and source.kind != "recogniser":
         raise ValueError(f"a Space reads words; {source.folder} is {source.kind}: leave `--space` out.")
     reading = write_hub_folder(source, folder, options.repo_id, options.max_shard_size, options.onnx)
     print_folder(folder, reading)
-    space = write_space_folder(folder, options.repo_id) if options.space else None
+    space = None if demo is None else write_space_folder(folder, options.repo_id, demo.write_space)
     if space is not None:
         print(f"space: {space}")
     if push is None:
@@ -100,8 +101,13 @@ def parse_publishing_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def write_space_folder(folder: Path, repo_id: str) -> Path:
+def write_space_folder(folder: Path, repo_id: str, write_space: Callable[[Path, str], None]) -> Path:
     """Write the demo Space of a published recogniser beside its folder.
+
+    Args:
+        folder: of the recogniser.
+        repo_id: of the recogniser; the Space bears the same name.
+        write_space: fills an empty folder for a recogniser's repository.
 
     Returns:
         `FOLDER-space`.
@@ -109,7 +115,6 @@ def write_space_folder(folder: Path, repo_id: str) -> Path:
     Raises:
         ValueError: when that holds something else.
     """
-    write_space = import_for_option("training.space_files", "--space").write_space
     place = folder.resolve().with_name(f"{folder.name}-space")
     refuse_foreign_folder(place)
     with whole_folder(place) as staging:
