@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.programs import run_program
+from tests.programs import ROOT, run_program
 from tests.publishable_checkpoints import PRETRAINING_SIZES, save_encoder_folder, save_recogniser_folder
 from training import hub_reader
 from training.hub_reader import Observation, load_parts, observe, run_job
 
-PICTURES = [str(path) for path in sorted(Path("examples").resolve().glob("word_0[1-3].jpg"))]
+PICTURES = [str(path) for path in sorted((ROOT / "examples").glob("word_0[1-3].jpg"))]
 RECOGNISER_PARTS = (
     "AutoConfig",
     "AutoImageProcessor",

@@ -248,7 +248,9 @@ def _card(source: HubSource, folder: Path, repo_id: str) -> str:
     """The card, from what lies in the folder; the source's own, or a short one, where none can be made."""
     try:
         render_card = importlib.import_module("training.model_card").render_card
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "training.model_card":
+            raise
         own = source.folder / "README.md"
         return own.read_text(encoding="utf-8") if own.is_file() else _short_card(source, repo_id)
     return render_card(folder, repo_id)
