@@ -21,6 +21,7 @@ import modeling_rcmstr
 from modeling_rcmstr import default_checkpoint
 from tests.publishable_checkpoints import PRETRAINING_SIZES, save_encoder_folder, save_recogniser_folder
 from training import hub_folder
+from training.benchmark_measurement import checkpoint_hash
 from training.hub_check import HubFolderError, HubReading
 from training.hub_folder import (
     MANIFEST_FILE,
@@ -316,7 +317,7 @@ def test_records_tell_no_folder_of_this_machine(tmp_path: Path) -> None:
         "kept": ["https://example.org/a/b", "datasets:org/words", "1/2", "a / b", 3, None, True],
     }
     (tmp_path / "record.json").write_text(json.dumps(record))
-    copy_record(tmp_path / "record.json", tmp_path / "copy.json")
+    copy_record(tmp_path / "record.json", tmp_path / "copy.json", {})
     assert read(tmp_path / "copy.json") == {
         "settings": {
             "output_dir": "mine",
@@ -328,10 +329,30 @@ def test_records_tell_no_folder_of_this_machine(tmp_path: Path) -> None:
     }
     # Without such a path, the very bytes.
     (tmp_path / "copy.json").unlink()
-    copy_record(default_checkpoint() / "training_record.json", tmp_path / "copy.json")
+    copy_record(default_checkpoint() / "training_record.json", tmp_path / "copy.json", {})
     assert (tmp_path / "copy.json").read_bytes() == (
         default_checkpoint() / "training_record.json"
     ).read_bytes()
+
+
+def test_measurements_name_the_published_files(source: HubSource, tmp_path: Path) -> None:
+    """In shards the same weights have another fingerprint; the parts of the card travel along."""
+    saved = Path(shutil.copytree(source.folder, tmp_path / "saved"))
+    (saved / "results.json").write_text(json.dumps({"checkpoint": {"sha256": source.weights}, "n": 3}))
+    (saved / "card").mkdir()
+    (saved / "card" / "readings.json").write_text(json.dumps({"checkpoint_sha256": source.weights}))
+    (saved / "card" / "reads_wrongly.jpg").write_bytes(b"\xff\xd8")
+    (saved / "card" / "notes.pkl").write_bytes(b"never copied")
+    measured = open_checkpoint(saved)
+    whole = published(measured, tmp_path / "whole")
+    assert (whole / "results.json").read_bytes() == (saved / "results.json").read_bytes()
+    sharded = published(measured, tmp_path / "sharded", max_shard_size="100KB")
+    fingerprint = checkpoint_hash(sharded)
+    assert fingerprint != source.weights
+    assert read(sharded / "results.json") == {"checkpoint": {"sha256": fingerprint}, "n": 3}
+    assert read(sharded / "card" / "readings.json") == {"checkpoint_sha256": fingerprint}
+    assert {path.name for path in (sharded / "card").iterdir()} == {"readings.json", "reads_wrongly.jpg"}
+    assert open_checkpoint(sharded).weights == fingerprint  # and is a source again
 
 
 def test_the_card_is_rendered_from_the_finished_folder(

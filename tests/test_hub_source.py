@@ -44,7 +44,8 @@ def edit_config(folder: Path, **fields: Any) -> None:
 def test_the_bundled_recogniser_is_a_source() -> None:
     source = open_checkpoint("default")
     assert (source.kind, source.family, source.folder) == ("recogniser", "RCMSTR", default_checkpoint())
-    assert [path.name for path in source.records] == ["results.json", "speed.json", "training_record.json"]
+    records = {path.name for path in source.records}
+    assert {"results.json", "speed.json", "training_record.json"} <= records
     assert source.weights == checkpoint_hash(default_checkpoint())
     # As stored, not as computed with.
     assert source.tensors["head.classifier.weight"].dtype == torch.float16

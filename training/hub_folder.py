@@ -3,7 +3,8 @@
     config.json, model.safetensors (or shards and their index), generation_config.json (attention)
     preprocessor_config.json; of a recogniser processor_config.json, tokenizer_config.json, vocab.json
     *.py       flat: the modules that the named classes import, and no others
-    README.md  the card; results.json, speed.json, training_record.json as far as the source has them
+    README.md  the card; results.json, speed.json, training_record.json and card/ as far as the source has
+               them
     LICENSE, NOTICE of the code; onnx/ on request
     publication.json   what was published, and every file with its SHA-256
 
@@ -20,7 +21,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,7 @@ from modeling_rcmstr import (
     TextRecognitionPipeline,
     TextRecognitionProcessor,
 )
+from training.benchmark_measurement import checkpoint_hash
 from training.hub_check import HubReading, check_hub_folder
 from training.hub_reader import TASK
 from training.hub_source import WEIGHTS_FILE, HubSource, open_checkpoint
@@ -107,8 +109,9 @@ def fill_hub_folder(
     _write_model(source, folder, max_shard_size)
     for path in code_files(source):
         shutil.copyfile(path, folder / path.name)
+    renamed = {source.weights: checkpoint_hash(folder)}
     for record in source.records:
-        copy_record(record, folder / record.name)
+        copy_record(record, folder / record.relative_to(source.folder), renamed)
     for name in LICENCE_FILES:
         shutil.copyfile(ROOT / name, folder / name)
     if onnx:
@@ -210,14 +213,22 @@ def refuse_pickles(folder: Path) -> None:
             raise ValueError(f"{name} is a pickle, which runs code when it is loaded, and is not published.")
 
 
-def copy_record(record: Path, target: Path) -> None:
-    """Copy a record; of the paths of this machine in it, only their last parts."""
-    content = json.loads(record.read_text(encoding="utf-8"))
-    shortened = _without_local_paths(content)
-    if shortened == content:
+def copy_record(record: Path, target: Path, renamed: Mapping[str, str]) -> None:
+    """Copy a record, or a part of the card.
+
+    Args:
+        record: the file.
+        target: where to; its folder is made.
+        renamed: fingerprints by the one that the record has: the same weights in shards are other files. Of
+            paths of this machine only the last part is copied.
+    """
+    target.parent.mkdir(exist_ok=True)
+    content = json.loads(record.read_text(encoding="utf-8")) if record.suffix == ".json" else None
+    public = _published_value(content, renamed)
+    if public == content:
         shutil.copyfile(record, target)
     else:
-        write_json_file(target, shortened)
+        write_json_file(target, public)
 
 
 def _write_model(source: HubSource, folder: Path, max_shard_size: str) -> None:
@@ -246,6 +257,8 @@ def _write_model(source: HubSource, folder: Path, max_shard_size: str) -> None:
 
 def _card(source: HubSource, folder: Path, repo_id: str) -> str:
     """The card, from what lies in the folder; the source's own, or a short one, where none can be made."""
+    if source.kind == "encoder":  # neither a recogniser nor the whole result of a pretraining run
+        return _short_card(source, repo_id)
     try:
         render_card = importlib.import_module("training.model_card").render_card
     except ModuleNotFoundError as error:
@@ -309,9 +322,11 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _without_local_paths(value: Any) -> Any:
+def _published_value(value: Any, renamed: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {_without_local_paths(key): _without_local_paths(item) for key, item in value.items()}
+        return {
+            _published_value(key, renamed): _published_value(item, renamed) for key, item in value.items()
+        }
     if isinstance(value, list):
-        return [_without_local_paths(item) for item in value]
-    return LOCAL_PATH.sub("", value) if isinstance(value, str) else value
+        return [_published_value(item, renamed) for item in value]
+    return renamed.get(value, LOCAL_PATH.sub("", value)) if isinstance(value, str) else value

@@ -32,7 +32,11 @@ RECORDS: dict[str, tuple[str, ...] | None] = {
     "results.json": ("checkpoint", "sha256"),
     "speed.json": ("checkpoint_sha256",),
     "training_record.json": None,
+    "card/readings.json": ("checkpoint_sha256",),
 }
+# What a card is made of besides: statements, sources and pictures.
+CARD_FOLDER = "card"
+CARD_SUFFIXES = (".jpeg", ".jpg", ".json", ".md", ".png")
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -64,8 +68,10 @@ class HubSource:
 
     @property
     def records(self) -> list[Path]:
-        """Measurements and training record beside the weights."""
-        return [self.folder / name for name in RECORDS if (self.folder / name).is_file()]
+        """Measurements and training record beside the weights, and what their card is made of."""
+        found = {self.folder / name for name in RECORDS if (self.folder / name).is_file()}
+        parts = (self.folder / CARD_FOLDER).glob("*")
+        return sorted(found | {path for path in parts if path.suffix.lower() in CARD_SUFFIXES})
 
     @property
     def model_classes(self) -> dict[str, Any]:

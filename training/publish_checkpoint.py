@@ -141,5 +141,5 @@ def print_folder(folder: Path, reading: HubReading) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
