@@ -24,7 +24,7 @@ from training.hub_check import (
     HubReading,
     check_hub_folder,
     compare_hub_folders,
-    example_words,
+    fixed_words,
     parts_to_load,
 )
 from training.hub_folder import auto_map, code_files, fill_hub_folder
@@ -165,7 +165,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[...,
         tamper(Path(shutil.copytree(good, place / "tampered" / name)))
         published[f"tampered {name}"] = (place / "tampered" / name, source)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_check, "example_words", lambda: example_words()[:4])
+        patch.setattr(hub_check, "fixed_words", lambda: fixed_words()[:4])
         found = compare_hub_folders(list(published.values()))
     return {name: (pair, seen) for (name, pair), seen in zip(published.items(), found, strict=True)}
 
@@ -291,4 +291,4 @@ def test_a_source_that_cannot_run_is_told(tmp_path: Path, tiny_config: Callable[
     parts = ["AutoConfig", "AutoImageProcessor", *source.model_classes]
     message = "itself cannot be run on the fixed words: ValueError: 33 frames"
     with pytest.raises(HubFolderError, match=message):
-        hub_check.observe_source(source, parts, [str(path) for path in example_words()[:1]])
+        hub_check.observe_source(source, parts, [str(path) for path in fixed_words()[:1]])

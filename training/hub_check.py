@@ -92,7 +92,7 @@ def compare_hub_folders(
     Raises:
         HubFolderError: when the process itself failed.
     """
-    pictures = [str(path) for path in example_words()]
+    pictures = [str(path) for path in fixed_words()]
     parts = [parts_to_load(folder, source) for folder, source in published]
     found = _observe_without_package([folder for folder, _ in published], parts, pictures)
     answers = []
@@ -106,7 +106,7 @@ def compare_hub_folders(
     return answers
 
 
-def example_words() -> list[Path]:
+def fixed_words() -> list[Path]:
     """The fixed words: the pictures of `examples/`."""
     return sorted((ROOT / "examples").glob("word_*.jpg"))
 
