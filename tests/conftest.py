@@ -100,7 +100,7 @@ def decoder(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Any]:
     """Make the configuration of a small model: `tiny_config(family, encoder, decoder, **fields)`.
 
