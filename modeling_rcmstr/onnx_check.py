@@ -31,7 +31,7 @@ NAMED_WORDS = 10
 
 
 @dataclass(frozen=True)
-class WordReading:
+class PairOfReadings:
     """What the model and the graph read in one word.
 
     Args:
@@ -60,8 +60,8 @@ class OnnxComparison:
 
     words: int = 0
     equal: int = 0
-    near_ties: list[WordReading] = field(default_factory=list)
-    different: list[WordReading] = field(default_factory=list)
+    near_ties: list[PairOfReadings] = field(default_factory=list)
+    different: list[PairOfReadings] = field(default_factory=list)
     largest_difference: float = 0.0
     largest_relative_difference: float = 0.0
 
@@ -226,7 +226,7 @@ def _sort(
             comparison.equal += 1
         else:
             target = comparison.near_ties if is_tie else comparison.different
-            target.append(WordReading(name, expected, found))
+            target.append(PairOfReadings(name, expected, found))
 
 
 def _draw(

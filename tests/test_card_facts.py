@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from modeling_rcmstr.configuration_rcmstr import RCMSTRConfig
 from tests.card_checkpoints import make_recogniser, write_json
 from training.card_facts import (
+    charset_of_folder,
     count_weights,
     describe_characters,
     describe_encoder,
     describe_recogniser,
     describe_start,
     public_name,
-    read_characters,
     read_json,
     read_sources,
     read_statements,
@@ -66,10 +66,10 @@ def test_charsets_have_their_names() -> None:
 
 
 def test_special_tokens_are_no_characters(tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
-    found = read_characters(make_recogniser(tmp_path / "mine", tiny_config))
+    found = charset_of_folder(make_recogniser(tmp_path / "mine", tiny_config))
     assert found == set(string.digits + string.ascii_lowercase)
     with pytest.raises(ValueError, match=r"holds no vocab\.json"):
-        read_characters(tmp_path)
+        charset_of_folder(tmp_path)
 
 
 def test_what_training_began_from_is_said() -> None:

@@ -34,6 +34,7 @@ Config = Callable[..., Any]
 READING = HubReading(["AutoConfig"], ["word"])
 RECOGNISER_CODE = {
     "bidirectional_lstm.py",
+    "charset_mapping.py",
     "configuration_rcmstr.py",
     "configuration_text_recognition.py",
     "encoder_cnn.py",
@@ -66,9 +67,9 @@ RECOGNISER_FILES = {
 
 
 @pytest.fixture(autouse=True)
-def no_optional_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_card_and_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Card and export come from elsewhere; here the folder's own answers are tested."""
-    monkeypatch.setitem(sys.modules, "training.model_card", None)
+    monkeypatch.setattr(hub_folder, "render_card", lambda folder, repo_id: f"# {repo_id}")  # noqa: ARG005
     monkeypatch.setitem(sys.modules, "modeling_rcmstr.onnx_export", None)
 
 
@@ -269,19 +270,9 @@ def test_the_card_is_rendered_from_the_finished_folder(
         assert {"config.json", "model.safetensors", "training_record.json"} <= names(folder)
         return f"# {repo_id}"
 
-    monkeypatch.setitem(sys.modules, "training.model_card", SimpleNamespace(render_card=render_card))
+    monkeypatch.setattr(hub_folder, "render_card", render_card)
     folder = published(source, tmp_path / "published")
     assert (folder / "README.md").read_text() == "# org/name"
-
-
-def test_without_a_renderer_the_sources_own_card_is_kept(source: HubSource, tmp_path: Path) -> None:
-    short = (published(source, tmp_path / "short") / "README.md").read_text()
-    assert short.startswith("---\nlibrary_name: transformers\npipeline_tag: image-to-text\n")
-    assert 'pipeline("text-recognition", model="org/name", trust_remote_code=True)' in short
-    shutil.copytree(source.folder, tmp_path / "own")
-    (tmp_path / "own" / "README.md").write_text("# Mine")
-    folder = published(open_checkpoint(tmp_path / "own"), tmp_path / "published")
-    assert (folder / "README.md").read_text() == "# Mine"
 
 
 def test_onnx_lies_beside_the_weights(

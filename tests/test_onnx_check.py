@@ -12,7 +12,7 @@ from modeling_rcmstr.onnx_check import (
     BATCH_SIZES,
     TOLERANCE,
     OnnxComparison,
-    WordReading,
+    PairOfReadings,
     compare_readers,
     draw_check_words,
 )
@@ -97,7 +97,7 @@ def test_a_near_tie_is_closer_than_twice_the_tolerance(lead: float, is_tie: bool
         comparison,
     )
     assert (len(comparison.near_ties), len(comparison.different)) == ((1, 0) if is_tie else (0, 1))
-    assert [*comparison.near_ties, *comparison.different] == [WordReading("w", "4", "5")]
+    assert [*comparison.near_ties, *comparison.different] == [PairOfReadings("w", "4", "5")]
 
 
 def generated(ids: list[int], logits: list[list[float]]) -> Any:
@@ -124,7 +124,7 @@ def test_tokens_are_compared_up_to_where_readers_part() -> None:
     comparison = OnnxComparison()
     inputs = {"pixel_values": torch.zeros(1, 3, 32, 64)}
     onnx_check._compare_tokens(model, graph, processor_for("attention"), inputs, ["w"], comparison)
-    assert comparison.near_ties == [WordReading("w", "46", "471")]
+    assert comparison.near_ties == [PairOfReadings("w", "46", "471")]
     assert comparison.largest_difference == pytest.approx(close, rel=1e-2)
 
 

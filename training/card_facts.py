@@ -117,7 +117,7 @@ def describe_characters(characters: set[str]) -> str:
     return f"{len(characters)} characters{beyond}"
 
 
-def read_characters(folder: Path) -> set[str]:
+def charset_of_folder(folder: Path) -> set[str]:
     """The characters of a recogniser's vocabulary, without its special tokens.
 
     Raises:

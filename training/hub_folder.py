@@ -40,6 +40,7 @@ from training.benchmark_measurement import checkpoint_hash
 from training.hub_check import HubReading, check_hub_folder
 from training.hub_reader import TASK
 from training.hub_source import WEIGHTS_FILE, HubSource, open_checkpoint
+from training.model_card import render_card
 from training.run_state import whole_folder, write_json_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -256,32 +257,14 @@ def _write_model(source: HubSource, folder: Path, max_shard_size: str) -> None:
 
 
 def _card(source: HubSource, folder: Path, repo_id: str) -> str:
-    """The card, from what lies in the folder; the source's own, or a short one, where none can be made."""
-    if source.kind == "encoder":  # neither a recogniser nor the whole result of a pretraining run
-        return _short_card(source, repo_id)
-    try:
-        render_card = importlib.import_module("training.model_card").render_card
-    except ModuleNotFoundError as error:
-        if error.name != "training.model_card":
-            raise
-        own = source.folder / "README.md"
-        return own.read_text(encoding="utf-8") if own.is_file() else _short_card(source, repo_id)
-    return render_card(folder, repo_id)
-
-
-def _short_card(source: HubSource, repo_id: str) -> str:
-    name = type(source.model).__name__
-    auto = {"pretraining": "AutoModelForPreTraining", "encoder": "AutoModel"}.get(source.kind)
-    call = (
-        f'pipeline("{TASK}", model="{repo_id}", trust_remote_code=True)'
-        if auto is None
-        else f'{auto}.from_pretrained("{repo_id}", trust_remote_code=True)'
-    )
-    tag = "pipeline_tag: image-to-text\n" if source.kind == "recogniser" else ""
+    """The card, from what lies in the folder; a short one of a bare encoder, of which no run tells."""
+    if source.kind != "encoder":
+        return render_card(folder, repo_id)
     return (
-        f"---\nlibrary_name: transformers\n{tag}tags:\n  - {TASK}\n  - {source.model.config.model_type}\n"
-        f"---\n\n# {repo_id.partition('/')[2]}\n\nA `{name}` of modeling_rcmstr.\n\n"
-        f"```python\nfrom transformers import {auto or 'pipeline'}\n\nmodel = {call}\n```\n"
+        f"---\nlibrary_name: transformers\ntags:\n  - {TASK}\n  - {source.model.config.model_type}\n---\n\n"
+        f"# {repo_id.partition('/')[2]}\n\nA `{type(source.model).__name__}` of modeling_rcmstr.\n\n"
+        "```python\nfrom transformers import AutoModel\n\n"
+        f'model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)\n```\n'
     )
 
 

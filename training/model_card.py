@@ -25,13 +25,13 @@ from training.card_facts import (
     RECORD_FILE,
     STATEMENTS_FILE,
     TrainingSource,
+    charset_of_folder,
     count_weights,
     describe_characters,
     describe_encoder,
     describe_recogniser,
     describe_start,
     public_name,
-    read_characters,
     read_json,
     read_sources,
     read_statements,
@@ -173,7 +173,7 @@ def _recogniser_context(card: _Card, pictures: str) -> dict[str, Any]:
     metadata = recogniser_metadata(
         card.name, card.config, results, card.datasets, card.licence, card.languages
     )
-    results, characters, readings = results or {}, read_characters(folder), _readings(folder, sha256)
+    results, characters, readings = results or {}, charset_of_folder(folder), _readings(folder, sha256)
     robustness, calibration = results.get("robustness"), results.get("calibration")
     bundled = checkpoint_hash(default_checkpoint()) == sha256
     family, paper, _ = FAMILIES[card.config["model_type"]]
