@@ -155,7 +155,6 @@ def test_pretraining_carries_its_own_code_only(family: str, tmp_path: Path, tiny
     written = read(folder / "config.json")
     assert "custom_pipelines" not in written
     assert written["auto_map"]["AutoModelForPreTraining"].startswith(f"pretraining_{family}.")
-    assert "AutoModelForPreTraining.from_pretrained" in (folder / "README.md").read_text()
 
 
 def test_attention_brings_its_generation_settings(tmp_path: Path, tiny_config: Config) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import pipeline
 
+import modeling_rcmstr  # noqa: F401 (registers the pipeline)
 from tests.hub_server import HubServer
 from tests.programs import run_program
 from tests.published_folders import Published, write_published_folders
@@ -192,3 +194,23 @@ def test_every_kind_of_model_survives_the_way_over_the_hub(hub: Hub) -> None:
         elif method == "AutoModel":
             assert answer["class"] in ("RCMSTRModel", "PerSecModel")
             assert 0 < answer["weights"] < known["weights"]
+
+
+def test_one_command_publishes_a_recogniser_and_its_space(hub: Hub, tmp_path: Path) -> None:
+    """Folder, check, card, Space and push of the bundled recogniser; strangers then read with its name."""
+    repo_id = "words/bundled"
+    command = ["training.publish_checkpoint", "default", "--repo-id", repo_id, "--push", "--space"]
+    run = run_program(
+        [sys.executable, "-m", *command, "--output", str(tmp_path / "folder")],
+        env=hub.server.environment(tmp_path / "home", hub.token),
+    )
+    assert run.returncode == 0, run.stderr
+    assert hub.token not in run.stdout + run.stderr
+    files = hub.server.repository(repo_id).commit_of("main").files
+    assert {"README.md", "card/reads_rightly.jpg", "results.json", "publication.json"} <= set(files)
+    space = hub.server.repository(repo_id, "space").commit_of("main").files
+    assert {"README.md", "app.py", "requirements.txt"} <= set(space)
+    (read,) = hub.load(("pipeline", repo_id, {}))
+    expected = pipeline("text-recognition", device="cpu")(str(hub.published.picture))
+    assert read["text"] == expected["text"]
+    assert read["score"] == pytest.approx(expected["score"], rel=1e-3)

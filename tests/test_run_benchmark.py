@@ -16,6 +16,7 @@ from training.benchmarks import BENCHMARKS, TEST_SETS
 from training.robustness import measure_robustness
 from training.run_benchmark import format_table, main, parse_benchmark_options, parse_groups
 from training.run_speed import parse_speed_options
+from training.write_cards import parse_options as parse_card_options
 from training.word_readers import PEERS, Reader
 
 Words = list[tuple[Image.Image, str]]
@@ -201,7 +202,11 @@ def test_the_commands_of_the_guide_are_understood() -> None:
     """Every command of docs/benchmark.md parses; benchmarks, peers and sizes are those of the code."""
     guide = (Path(__file__).resolve().parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
     commands = [line.split() for line in guide.splitlines() if line.startswith("python -m")]
-    parsers = {"training.run_benchmark": parse_benchmark_options, "training.run_speed": parse_speed_options}
+    parsers = {
+        "training.run_benchmark": parse_benchmark_options,
+        "training.run_speed": parse_speed_options,
+        "training.write_cards": parse_card_options,
+    }
     assert {words[2] for words in commands} == set(parsers)
     for words in commands:
         parsers[words[2]](words[3:])
