@@ -15,10 +15,10 @@ demo: $(VENV)/.installed
 	$(RUN) examples.draw_readings --output readings.png
 
 test: $(VENV)/.installed-test
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses 2 --dist loadfile
 
 test-fast: $(VENV)/.installed-test
-	$(RUN) pytest -m "not slow and not network"
+	$(RUN) pytest --numprocesses 2 --dist loadfile -m "not slow and not network"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -16,8 +16,8 @@ from training.benchmarks import BENCHMARKS, TEST_SETS
 from training.robustness import measure_robustness
 from training.run_benchmark import format_table, main, parse_benchmark_options, parse_groups
 from training.run_speed import parse_speed_options
-from training.write_cards import parse_options as parse_card_options
 from training.word_readers import PEERS, Reader
+from training.write_cards import parse_options as parse_card_options
 
 Words = list[tuple[Image.Image, str]]
 
