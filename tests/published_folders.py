@@ -48,7 +48,7 @@ def write_published_folders(root: Path, models: dict[str, tuple[str, str, str | 
     """
     picture = Image.effect_noise((128, 32), 90).convert("RGB")
     picture.save(root / "picture.png")
-    known = {}
+    known: dict[str, Any] = {}
     for name, (family, encoder, decoder, seed) in models.items():
         processor = package.TextRecognitionProcessor(
             package.TextRecognitionImageProcessor(keep_aspect_ratio=True),
