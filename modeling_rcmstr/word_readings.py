@@ -141,7 +141,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             return image.size
-    except Exception:
+    except Exception:  # whatever a plugin of Pillow raises; the reader's own error says what the file is
         return None
 
 

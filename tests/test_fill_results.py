@@ -6,19 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.card_checkpoints import MACHINE, SCORES
 from training.fill_results import fill, main, results_table, speed_table
-
-MACHINE = {"cpu": "A  processor", "cores": 2, "threads": 2, "gpu": None, "torch": "2.13.0"}
-SCORES = {
-    "words": 200,
-    "empty_labels": 3,
-    "correct": 161,
-    "word_accuracy": 0.805,
-    "interval": {"low": 0.7447, "high": 0.8541},
-    "cased_accuracy": 0.75,
-    "one_minus_ned": 0.9125,
-    "character_error_rate": 0.0951,
-}
 
 
 @pytest.fixture

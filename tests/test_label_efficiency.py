@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.word_folders import write_words
+from tests.word_folders import SMALLEST_MODEL, write_words
 from training import label_efficiency
 from training.label_efficiency import main
 from training.point_training import PointRun
@@ -18,16 +18,6 @@ from training.run_finetuning import main as run_finetuning
 pytestmark = pytest.mark.usefixtures("restored_process")
 
 Words = list[tuple[Image.Image, str]]
-MODEL = {
-    "model_type": "rcmstr",
-    "image_size": [32, 64],
-    "embedding_sizes": [8, 8],
-    "hidden_sizes": [8, 8, 8, 8],
-    "depths": [1, 1, 1, 1],
-    "head_bilstm_layers": 1,
-    "head_hidden_size": 8,
-    "max_text_length": 8,
-}
 
 
 class HereAndNow:
@@ -68,7 +58,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> HereAndNow:
 def curve(tmp_path: Path, eight_words: Words) -> Callable[..., int]:
     """Run a curve of one starting point; `curve(key=value, …)` changes settings."""
     words = write_words(tmp_path / "words", eight_words * 3)
-    (tmp_path / "model.json").write_text(json.dumps(MODEL), encoding="utf-8")
+    (tmp_path / "model.json").write_text(json.dumps(SMALLEST_MODEL), encoding="utf-8")
     settings = {
         "output_dir": str(tmp_path / "curve"),
         "source": f"folder:{words}",
@@ -135,7 +125,7 @@ def test_a_curve_is_measured_point_by_point_and_goes_on_after_a_stop(
         curve(max_steps=3)
     with pytest.raises(ValueError, match=r"`held_out_fraction` was 0.3, now 0.4"):
         curve(held_out_fraction=0.4)
-    (tmp_path / "model.json").write_text(json.dumps({**MODEL, "head_hidden_size": 16}))
+    (tmp_path / "model.json").write_text(json.dumps({**SMALLEST_MODEL, "head_hidden_size": 16}))
     with pytest.raises(ValueError, match="starting point 'scratch'"):
         curve()
 

@@ -15,27 +15,18 @@ import pytest
 from PIL import Image
 
 from tests.programs import ROOT
-from tests.word_folders import write_words
+from tests.word_folders import SMALLEST_MODEL, write_words
 from training import point_training
 from training.point_training import PointProgress, PointRun, seconds_per_update, time_in_words, train_points
 
 Words = list[tuple[Image.Image, str]]
-MODEL = {
-    "model_type": "rcmstr",
-    "image_size": [32, 64],
-    "embedding_sizes": [8, 8],
-    "hidden_sizes": [8, 8, 8, 8],
-    "depths": [1, 1, 1, 1],
-    "head_bilstm_layers": 1,
-    "head_hidden_size": 8,
-}
 
 
 @pytest.fixture
 def make(tmp_path: Path, eight_words: Words) -> Callable[..., PointRun]:
     """Make a tiny run: `make("name", key=value, …)`."""
     words = write_words(tmp_path / "words", eight_words)
-    (tmp_path / "model.json").write_text(json.dumps(MODEL), encoding="utf-8")
+    (tmp_path / "model.json").write_text(json.dumps(SMALLEST_MODEL), encoding="utf-8")
 
     def run(name: str, **changes: Any) -> PointRun:
         settings = {

@@ -9,6 +9,18 @@ from PIL import Image
 from modeling_rcmstr import CharacterTokenizer, TextRecognitionImageProcessor, TextRecognitionProcessor
 from tests.recognisers import class_of
 
+# A model.json whose training takes moments and learns nothing.
+SMALLEST_MODEL = {
+    "model_type": "rcmstr",
+    "image_size": [32, 64],
+    "embedding_sizes": [8, 8],
+    "hidden_sizes": [8, 8, 8, 8],
+    "depths": [1, 1, 1, 1],
+    "head_bilstm_layers": 1,
+    "head_hidden_size": 8,
+    "max_text_length": 8,
+}
+
 
 def write_words(folder: Path, words: Sequence[tuple[Image.Image, str]]) -> Path:
     """Write words as 0.png, 1.png, … beside a labels.tsv; gives the folder."""

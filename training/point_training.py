@@ -285,7 +285,7 @@ def _losses(run: PointRun) -> list[dict[str, Any]]:
         return []
     entries = []
     for line in path.read_text("utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(json.JSONDecodeError):  # the run may be writing its last line
             entry = json.loads(line)
             if "loss" in entry:
                 entries.append(entry)
