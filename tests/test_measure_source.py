@@ -31,14 +31,25 @@ def test_the_figures_are_those_of_the_rows(
     clock, cpu_clock = iter(range(1000)), iter(range(0, 1000, 2))
     monkeypatch.setattr(measure_source.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(measure_source.time, "process_time", lambda: next(cpu_clock))
+    made: list[tuple[int, int]] = []
+
+    def make_view(image: np.ndarray, seed: int, epoch: int, index: int, view: int) -> None:
+        assert image.shape == (32, 128, 3)
+        made.append((index, view))
+
+    monkeypatch.setattr(measure_source, "make_view", make_view)
     place = write_lmdb(tmp_path / "words", eight_words)
     assert main([str(place), "--rows", "16"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["size"] == 8
-    assert figures["rows"] == 32
+    assert figures["rows"] == 48
     assert figures["unreadable"] == 0
-    assert figures["read_rows_per_second"] == figures["decoded_rows_per_second"] == 16
-    assert figures["read_rows_per_cpu_second"] == figures["decoded_rows_per_cpu_second"] == 8
+    for work in ("read", "decoded", "viewed"):
+        assert figures[f"{work}_rows_per_second"] == 16
+        assert figures[f"{work}_rows_per_cpu_second"] == 8
+    source: Any = SimpleNamespace(size=8)
+    last = row_numbers(source, 48, in_order=False)[32:]
+    assert made == [(number, view) for number in last for view in (0, 1)]
     mean = np.mean([len(encoded(image)) for image, _ in eight_words]) / 1000
     assert figures["kilobytes_per_row"] == pytest.approx(mean, abs=0.01)
     assert figures["peak_rss_mib"] > 10
@@ -50,7 +61,9 @@ def test_broken_images_are_counted(
     (tmp_path / "a.png").write_bytes(b"broken")
     (tmp_path / "b.png").write_bytes(encoded(eight_words[0][0]))
     assert main([str(tmp_path), "--rows", "4", "--in-order", "--unlabelled"]) == 0
-    assert json.loads(capsys.readouterr().out)["unreadable"] == 2, "two of the four that are decoded"
+    assert json.loads(capsys.readouterr().out)["unreadable"] == 4, (
+        "two of four decoded, two of four distorted"
+    )
     assert main([f"{tmp_path}/none"]) == 2
     assert "does not exist" in capsys.readouterr().err
 

@@ -1,11 +1,12 @@
-"""Measure how fast the words of a source are read and decoded, and whether memory stays flat.
+"""Measure how fast the words of a source are read, decoded and distorted, and whether memory stays flat.
 
     python -m training.measure_source lmdb:words --rows 100000
     python -m training.measure_source parquet:words --rows 100000 --in-order
 
-Rows are read as training reads them: in a random order, in one process, decoded and resized to 32 x 128. A
-step of B words in t seconds needs B / t words a second from all data workers together. Memory is what the
-process itself holds; pages of mapped files, which the system takes back at will, are given apart.
+Rows are read as training reads them: in a random order, in one process, decoded, resized to 32 x 128 and, for
+contrastive pretraining, distorted into two views. A step of B words in t seconds needs B / t words a second
+from all data workers together. Memory is what the process itself holds; pages of mapped files, which the
+system takes back at will, are given apart.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from huggingface_hub.utils import tqdm
 from modeling_rcmstr import TextRecognitionImageProcessor
 from training.collation import UNREADABLE, WordResizer
 from training.source_interface import WordSource
+from training.view_augmentation import make_view
 from training.word_rows import encoded_content
 from training.word_sources import name_source, open_source
 
 MEBIBYTE = 1 << 20
+# What is done with rows, a third of them each.
+WORK = ("read", "decoded", "viewed")
 # Rows between two looks at the memory.
 LOOK_EVERY = 1000
 STATUS = Path("/proc/self/status")
@@ -46,8 +50,10 @@ class SourceMeasurement:
         open_seconds: until the first row could be asked for.
         read_rows_per_second: encoded images and labels only.
         decoded_rows_per_second: read, decoded and resized.
-        read_rows_per_cpu_second: the same by processor time, which other work on the machine does not slow.
+        viewed_rows_per_second: the same, and distorted into both views of contrastive pretraining.
+        read_rows_per_cpu_second: by processor time, which other work on the machine does not slow.
         decoded_rows_per_cpu_second: likewise.
+        viewed_rows_per_cpu_second: likewise.
         kilobytes_per_row: of the encoded images.
         held_start_mib: memory that the process held when the source was open, without mapped files.
         held_peak_mib: the most that it held while rows were read; None where the system does not tell.
@@ -61,8 +67,10 @@ class SourceMeasurement:
     open_seconds: float
     read_rows_per_second: float
     decoded_rows_per_second: float
+    viewed_rows_per_second: float
     read_rows_per_cpu_second: float
     decoded_rows_per_cpu_second: float
+    viewed_rows_per_cpu_second: float
     kilobytes_per_row: float
     held_start_mib: float | None
     held_peak_mib: float | None
@@ -86,46 +94,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure_rows(
     source: WordSource, rows: int, in_order: bool, open_seconds: float = 0.0
 ) -> SourceMeasurement:
-    """Read rows twice: one set encoded, another set decoded, so that neither finds its pages read.
+    """Read rows three times: encoded, decoded, distorted; others each time, so that none is in memory yet.
 
     Args:
         source: to read.
-        rows: of each of the two; a small source is read again and again.
+        rows: of each of the three; a small source is read again and again.
         in_order: one after the other, instead of at random; an endless source always is.
         open_seconds: what opening took.
     """
-    numbers = row_numbers(source, 2 * rows, in_order)
+    numbers = row_numbers(source, len(WORK) * rows, in_order)
     resizer = WordResizer(TextRecognitionImageProcessor())
     held_start = held_peak = held_mib()
-    seconds, cpu_seconds, size, unreadable = [0.0, 0.0], [0.0, 0.0], 0, 0
-    with tqdm(total=2 * rows, unit="word", disable=None) as progress:
-        for first, stop in _spans(rows):
-            decodes = first >= rows
+    seconds, cpu_seconds = dict.fromkeys(WORK, 0.0), dict.fromkeys(WORK, 0.0)
+    size = unreadable = 0
+    with tqdm(total=len(numbers), unit="word", disable=None) as progress:
+        for work, first, stop in _spans(rows):
             start, start_cpu = time.perf_counter(), time.process_time()
-            for number in numbers[first:stop]:
+            for number in map(int, numbers[first:stop]):
                 try:
-                    image = source.row(int(number))["image"]
-                    if decodes:
-                        resizer(image)
-                    else:
+                    image = source.row(number)["image"]
+                    if work == "read":
                         size += len(encoded_content(image))
+                        continue
+                    pixels = resizer(image)
+                    if work == "viewed":
+                        for view in range(2):
+                            make_view(pixels, seed=0, epoch=0, index=number, view=view)
                 except UNREADABLE:
                     unreadable += 1
-            seconds[decodes] += time.perf_counter() - start
-            cpu_seconds[decodes] += time.process_time() - start_cpu
+            seconds[work] += time.perf_counter() - start
+            cpu_seconds[work] += time.process_time() - start_cpu
             held = held_mib()
             held_peak = held if held is None or held_peak is None else max(held, held_peak)
             progress.update(stop - first)
+    rates = {f"{work}_rows_per_second": round(rows / seconds[work]) for work in WORK}
+    cpu_rates = {f"{work}_rows_per_cpu_second": round(rows / cpu_seconds[work]) for work in WORK}
     return SourceMeasurement(
         source=source.name,
         size=source.size,
-        rows=2 * rows,
+        rows=len(numbers),
         unreadable=unreadable,
         open_seconds=round(open_seconds, 2),
-        read_rows_per_second=round(rows / seconds[0]),
-        decoded_rows_per_second=round(rows / seconds[1]),
-        read_rows_per_cpu_second=round(rows / cpu_seconds[0]),
-        decoded_rows_per_cpu_second=round(rows / cpu_seconds[1]),
+        **rates,
+        **cpu_rates,
         kilobytes_per_row=round(size / rows / 1000, 2),
         held_start_mib=held_start,
         held_peak_mib=held_peak,
@@ -133,11 +144,12 @@ def measure_rows(
     )
 
 
-def _spans(rows: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of what is read between two looks, none of them in both halves."""
-    for begin in (0, rows):
+def _spans(rows: int) -> Iterator[tuple[str, int, int]]:
+    """What is done, with starts and ends of what is read between two looks."""
+    for place, work in enumerate(WORK):
+        begin = place * rows
         for first in range(begin, begin + rows, LOOK_EVERY):
-            yield first, min(first + LOOK_EVERY, begin + rows)
+            yield work, first, min(first + LOOK_EVERY, begin + rows)
 
 
 def row_numbers(source: WordSource, count: int, in_order: bool) -> np.ndarray:
@@ -174,7 +186,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", help="a path, or a source as `training.word_sources` names them")
     parser.add_argument(
-        "--rows", type=int, default=20_000, help="rows read, and as many decoded (default %(default)s)"
+        "--rows",
+        type=int,
+        default=20_000,
+        help="rows read, as many decoded, and as many distorted (default %(default)s)",
     )
     parser.add_argument("--in-order", action="store_true", help="one row after the other, not at random")
     parser.add_argument("--unlabelled", action="store_true", help="images only, no label is asked for")
