@@ -81,7 +81,9 @@ def test_the_baseline_is_scratch_or_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "training/configs").glob("label_efficiency*.yaml")), ids=lambda path: path.stem
+    "path",
+    sorted((ROOT / "training/configs").rglob("label_efficiency*.yaml")),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_the_shipped_curves_are_valid_and_compare_with_the_same_architecture(path: Any) -> None:
     arguments = build_grouped_arguments(read_settings(path), LabelEfficiencyArguments)

@@ -1,5 +1,6 @@
 """Curves, gains and needed labels against hand-made numbers, and a plot that shows something."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.programs import ROOT
+from training.arguments import build_grouped_arguments, read_settings
+from training.label_efficiency_arguments import LabelEfficiencyArguments
 from training.report_label_efficiency import labels_needed, summarise_curves, write_curves
 
 SETTINGS: dict[str, Any] = {
@@ -127,3 +131,17 @@ def test_a_point_that_reads_nothing_saves_no_labels(tmp_path: Path) -> None:
     nothing = {**ACCURACIES, ("rcmstr", 10): [0.0, 0.0, 0.0]}
     write_curves(tmp_path, SETTINGS, WORDS, results(nothing), {})
     assert "| reads nothing |" in (tmp_path / "label_efficiency.md").read_text()
+
+
+def test_the_published_curve_is_that_of_its_settings_and_results(tmp_path: Path) -> None:
+    folder = ROOT / "docs/label_efficiency"
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    settings = content["settings"]
+    named = read_settings(ROOT / "training/configs/ic15/label_efficiency.yaml")
+    arguments = build_grouped_arguments(named, LabelEfficiencyArguments)
+    assert {name: settings[name] for name in arguments.flat()} == arguments.flat()
+    trained = {(one["start"], one["labels"], one["seed"]) for one in content["results"]}
+    assert trained == set(itertools.product(settings["labels"], settings["label_counts"], settings["seeds"]))
+    write_curves(tmp_path, settings, content["words"], content["results"], content["machine"])
+    for name in ("results.json", "label_efficiency.md"):
+        assert (tmp_path / name).read_text("utf-8") == (folder / name).read_text("utf-8"), name
