@@ -28,7 +28,8 @@ def section(guide: str, title: str) -> str:
     [
         ("pretraining.md", "### RCMSTR", "study/rcmstr/study.md"),
         ("pretraining.md", "### PerSec", "study/persec/study.md"),
-        ("fine_tuning.md", "### On ICDAR 2015's words", "label_efficiency/label_efficiency.md"),
+        ("fine_tuning.md", "### On drawn words", "label_efficiency/drawn/label_efficiency.md"),
+        ("fine_tuning.md", "### On ICDAR 2015's words", "label_efficiency/ic15/label_efficiency.md"),
     ],
 )
 def test_a_guide_quotes_its_table(guide: str, title: str, table: str) -> None:

@@ -133,15 +133,18 @@ def test_a_point_that_reads_nothing_saves_no_labels(tmp_path: Path) -> None:
     assert "| reads nothing |" in (tmp_path / "label_efficiency.md").read_text()
 
 
-def test_the_published_curve_is_that_of_its_settings_and_results(tmp_path: Path) -> None:
-    folder = ROOT / "docs/label_efficiency"
-    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("folder", "file"), [("ic15", "ic15"), ("drawn", "study")])
+def test_a_published_curve_is_that_of_its_settings_and_results(
+    folder: str, file: str, tmp_path: Path
+) -> None:
+    published = ROOT / "docs/label_efficiency" / folder
+    content = json.loads((published / "results.json").read_text(encoding="utf-8"))
     settings = content["settings"]
-    named = read_settings(ROOT / "training/configs/ic15/label_efficiency.yaml")
+    named = read_settings(ROOT / "training/configs" / file / "label_efficiency.yaml")
     arguments = build_grouped_arguments(named, LabelEfficiencyArguments)
     assert {name: settings[name] for name in arguments.flat()} == arguments.flat()
     trained = {(one["start"], one["labels"], one["seed"]) for one in content["results"]}
     assert trained == set(itertools.product(settings["labels"], settings["label_counts"], settings["seeds"]))
     write_curves(tmp_path, settings, content["words"], content["results"], content["machine"])
     for name in ("results.json", "label_efficiency.md"):
-        assert (tmp_path / name).read_text("utf-8") == (folder / name).read_text("utf-8"), name
+        assert (tmp_path / name).read_text("utf-8") == (published / name).read_text("utf-8"), name
