@@ -68,7 +68,8 @@ def test_without_real_words_there_is_no_column_for_them(content: dict[str, Any])
     assert "real" not in extension_table(content).lower()
 
 
-def test_the_guide_shows_the_table_of_the_kept_results() -> None:
+@pytest.mark.parametrize("name", ["charset_extension", "charset_extension_1000_updates"])
+def test_the_guide_shows_the_tables_of_the_kept_results(name: str) -> None:
     docs = Path(__file__).parent.parent / "docs"
-    content = json.loads((docs / "charset_extension.json").read_text(encoding="utf-8"))
+    content = json.loads((docs / f"{name}.json").read_text(encoding="utf-8"))
     assert extension_table(content).strip() in (docs / "fine_tuning.md").read_text(encoding="utf-8")
