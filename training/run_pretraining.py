@@ -50,6 +50,7 @@ from training.pretraining_checkpoint import (
 )
 from training.pretraining_loop import PretrainingLoop, autocast, learning_rate_at
 from training.pretraining_model import build_pretraining_model, load_weights, model_family
+from training.process_exit import leave_process
 from training.process_setup import make_accelerator, zero_stage
 from training.run_state import (
     MetricsLog,
@@ -306,6 +307,8 @@ def save_final(loop: PretrainingLoop, arguments: PretrainingArguments) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        exit_status = main(sys.argv[1:])
     except (ValueError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        exit_status = 1
+    leave_process(exit_status)
