@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +84,40 @@ def run_programs(
                 error.stderr = "\n".join(one.stderr for one in told).encode()
                 raise
         return [ended(number) for number in range(len(started))]
+
+
+def run_processes(program: Sequence[str], nodes: int = 1) -> list[Ended]:
+    """Run a program in two processes of one thread each, on one node or on two that meet at a port.
+
+    Args:
+        program: what follows `torchrun`'s own options: a script or `-m MODULE`, and its arguments.
+        nodes: 1 or 2.
+
+    Returns:
+        How the launcher of each node ended.
+    """
+    port = _free_port()
+    commands = [
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nnodes={nodes}",
+            f"--node_rank={node}",
+            f"--nproc_per_node={2 // nodes}",
+            "--master_addr=127.0.0.1",
+            f"--master_port={port}",
+            *program,
+        ]
+        for node in range(nodes)
+    ]
+    return run_programs(commands, env={"OMP_NUM_THREADS": "1"})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ machine compiles a collective once.
 """
 
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_rcmstr import PerSecModel
 from modeling_rcmstr.pretraining_persec import PerSecForPreTraining
 from tests.pretraining_settings import checkpoint_tensors, losses_of, write_run, write_words
-from tests.programs import ROOT, run_program, run_programs
+from tests.programs import ROOT, run_processes, run_program
 from training.pretraining_arguments import PretrainingRunArguments
 from training.pretraining_model import build_pretraining_model
 from training.run_pretraining import main
@@ -59,33 +58,9 @@ def one_process(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(config: Path, *settings: str, nodes: int = 1) -> None:
     """Run two processes, on one node or on two that meet at a port."""
-    port = free_port()
-    commands = [
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nnodes={nodes}",
-            f"--node_rank={node}",
-            f"--nproc_per_node={2 // nodes}",
-            "--master_addr=127.0.0.1",
-            f"--master_port={port}",
-            "-m",
-            "training.run_pretraining",
-            str(config),
-            *settings,
-        ]
-        for node in range(nodes)
-    ]
-    ended = run_programs(commands, env={"OMP_NUM_THREADS": "1"})
+    ended = run_processes(["-m", "training.run_pretraining", str(config), *settings], nodes)
     assert all(one.returncode == 0 for one in ended), "\n".join(one.stdout + one.stderr for one in ended)
 
 

@@ -9,10 +9,10 @@ import torch
 
 from modeling_rcmstr.image_processing_text_recognition import TextRecognitionImageProcessor
 from training.collation import WordResizer
-from training.pretraining_batches import Share, ViewChunkMaker, ViewNormaliser, pack_views, stream_batches
+from training.pretraining_batches import ViewChunkMaker, ViewNormaliser, pack_views, stream_batches
 from training.source_interface import WordSource
 from training.view_augmentation import make_view
-from training.word_mixture import MixturePart, WordMixture
+from training.word_mixture import MixturePart, Share, WordMixture
 
 
 class NumberedWords(WordSource):

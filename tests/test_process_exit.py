@@ -62,9 +62,10 @@ def test_lines_that_cannot_be_written_are_told_by_the_status(status: int, told: 
     assert ended.returncode == told
 
 
-def test_the_pretraining_command_ends_this_way_also_with_an_error() -> None:
+@pytest.mark.parametrize("command", ["run_pretraining", "run_finetuning"])
+def test_the_commands_end_this_way_also_with_an_error(command: str) -> None:
     """A setting that cannot be is told in one line, without a traceback."""
-    ended = run_program([sys.executable, "-m", "training.run_pretraining", "missing.yaml"])
+    ended = run_program([sys.executable, "-m", f"training.{command}", "missing.yaml"])
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == "error: the settings file 'missing.yaml' does not exist."
     assert "Traceback" not in ended.stderr

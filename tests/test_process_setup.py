@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from training.pretraining_arguments import PretrainingOptimisationArguments
-from training.process_setup import deepspeed_config, make_accelerator, zero_stage
+from training.process_setup import deepspeed_config, make_accelerator, refuse_lost_processes, zero_stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
@@ -116,3 +116,10 @@ def test_shipped_launcher_files_leave_precision_to_the_run() -> None:
         assert launcher.get("mixed_precision", "no") == "no"
     place = launcher["deepspeed_config"]["deepspeed_config_file"]
     assert (CONFIGS.parents[1] / place).is_file()
+
+
+def test_processes_that_did_not_find_each_other_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    refuse_lost_processes(3)
+    with pytest.raises(RuntimeError, match="3 processes were started and 1 found each other"):
+        refuse_lost_processes(1)

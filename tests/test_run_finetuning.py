@@ -17,6 +17,7 @@ from transformers import pipeline
 from tests.word_folders import write_words
 from training import run_finetuning
 from training.run_finetuning import main
+from training.run_state import RunClock
 from training.word_trainer import TrainingDivergedError, WordTrainer
 
 pytestmark = pytest.mark.usefixtures("restored_process")
@@ -81,22 +82,15 @@ def record(folder: Path) -> dict[str, Any]:
     return content
 
 
-class StepClock:
+class StepClock(RunClock):
     """A clock that moves by one second per update."""
 
     def __init__(self, used: float = 0.0, limit: float | None = None) -> None:
-        self.now, self.limit = used, limit
+        super().__init__(used, limit)
+        self.now = used
 
     def seconds(self) -> float:
         return self.now
-
-    def share(self) -> float:
-        assert self.limit is not None
-        return self.now / self.limit
-
-    def is_over(self) -> bool:
-        assert self.limit is not None
-        return self.now >= self.limit
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[WordTrainer], None]) -> None:
@@ -151,7 +145,7 @@ def test_a_run_leaves_everything_that_it_promises(
     assert [entry["step"] for entry in written["evaluations"]] == [4, 6]
     assert written["machine"]["threads"] == 1
     out = capsys.readouterr().out
-    assert "words per update: 4 = 4 per batch x 1 batches" in out
+    assert "words per update: 4 = 4 per batch x 1 batches x 1 processes" in out
     assert "confidence" in out
     reader: Any = pipeline
     for name in ("final", "best"):
@@ -345,12 +339,6 @@ def test_an_attention_recogniser_is_trained_by_the_same_command(
     reader: Any = pipeline
     answer = reader("text-recognition", model=str(tmp_path / "run" / "final"))(eight_words[0][0])
     assert set(answer) == {"text", "score"}
-
-
-def test_several_processes_are_refused(start: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="one process"):
-        start("run")
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@ import signal
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from transformers import TrainerControl
+import torch
+from transformers import TrainerControl, TrainingArguments
 
-from training.run_flow import RunFlow
+from training.run_flow import AGREEMENT_STEPS, RunFlow
+from training.run_state import RunClock
 
 
 @pytest.fixture(autouse=True)
@@ -19,20 +21,15 @@ def restored_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-class Clock:
-    over = False
-
-    def is_over(self) -> bool:
-        return self.over
-
-
-def make_flow(**intervals: Any) -> tuple[RunFlow, Any]:
+def make_flow(world_size: int = 1, **intervals: Any) -> tuple[RunFlow, Any]:
     run = {"save_steps": None, "save_minutes": None, "eval_steps": None, "eval_minutes": None, **intervals}
     trainer: Any = SimpleNamespace(
         arguments=SimpleNamespace(run=SimpleNamespace(**run)),
-        clock=Clock(),
+        args=SimpleNamespace(world_size=world_size, device=torch.device("cpu")),
+        clock=RunClock(limit=3600.0),
         average=None,
         batches=SimpleNamespace(take_wait=lambda: 0.5),
+        words_per_update=lambda: 8,
     )
     flow = RunFlow(trainer)
     flow.on_train_begin()
@@ -40,9 +37,8 @@ def make_flow(**intervals: Any) -> tuple[RunFlow, Any]:
 
 
 def after(flow: RunFlow, step: int, max_steps: int = 100) -> TrainerControl:
-    arguments: Any = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2)
     state: Any = SimpleNamespace(global_step=step, max_steps=max_steps)
-    return flow.on_step_end(arguments, state, TrainerControl())
+    return flow.on_step_end(cast(TrainingArguments, None), state, TrainerControl())
 
 
 def test_saves_and_evaluations_come_at_their_updates() -> None:
@@ -72,7 +68,7 @@ def test_saves_and_evaluations_come_after_their_minutes(monkeypatch: pytest.Monk
 def test_an_end_saves_and_stops_and_leaves_the_evaluation_to_the_end(reason: str) -> None:
     flow, trainer = make_flow(eval_steps=1)
     flow.signal = signal.SIGTERM if reason == "signal" else None
-    trainer.clock.over = reason == "clock"
+    trainer.clock.used = 3600.0 if reason == "clock" else 0.0
     control = after(flow, 5, max_steps=5 if reason == "steps" else 100)
     assert control.should_training_stop
     assert control.should_save
@@ -83,7 +79,7 @@ def test_images_are_counted_per_update() -> None:
     flow, _ = make_flow()
     after(flow, 1)
     after(flow, 2)
-    assert flow.images == 2 * 4 * 2
+    assert flow.images == 2 * 8
 
 
 def test_speed_is_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,3 +111,50 @@ def test_the_average_moves_with_every_update() -> None:
     trainer.recogniser = "model"
     flow.on_optimizer_step()
     assert moved == ["model"]
+
+
+class OtherProcess:
+    """A stand-in for the collective: adds what the other process would have said."""
+
+    def __init__(self, signals: float, seconds: float) -> None:
+        self.told = torch.tensor([signals, seconds], dtype=torch.float64)
+        self.calls = 0
+
+    def reduce(self, told: torch.Tensor, how: str) -> torch.Tensor:
+        assert how == "sum"
+        self.calls += 1
+        return told + self.told
+
+
+def of_two(rank: int, other: OtherProcess, **intervals: Any) -> tuple[RunFlow, Any]:
+    flow, trainer = make_flow(world_size=2, **intervals)
+    trainer.accelerator = other
+    trainer.is_world_process_zero = lambda: rank == 0
+    return flow, trainer
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_processes_stop_together_at_the_signal_of_one(rank: int) -> None:
+    """The update in which they hear of it is the same for both; before, neither stops."""
+    flow, trainer = of_two(rank, OtherProcess(float(rank == 0), 5.0))
+    flow.signal = signal.SIGTERM if rank == 1 else None
+    ends = [step for step in range(1, AGREEMENT_STEPS + 1) if after(flow, step).should_training_stop]
+    assert ends == [AGREEMENT_STEPS]
+    assert flow.stopped
+    assert trainer.accelerator.calls == 1
+
+
+def test_a_later_process_goes_by_the_clock_of_the_first() -> None:
+    other = OtherProcess(0.0, 100.0)
+    flow, trainer = of_two(1, other, save_minutes=1)
+    trainer.clock.used = 5000.0  # its own, which counts for nothing
+    assert not after(flow, 1).should_save
+    assert trainer.clock.reading() == 0.0
+    control = after(flow, AGREEMENT_STEPS)
+    assert control.should_save
+    assert not control.should_training_stop
+    assert trainer.clock.reading() == 100.0
+    flow.on_save()
+    assert not after(flow, AGREEMENT_STEPS + 1).should_save
+    other.told[1] = 3600.0
+    assert after(flow, 2 * AGREEMENT_STEPS).should_training_stop

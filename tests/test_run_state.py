@@ -141,6 +141,18 @@ def test_the_clock_counts_earlier_sessions(monkeypatch: pytest.MonkeyPatch) -> N
     assert RunClock().share() == 0.0
 
 
+def test_the_clock_decides_by_the_reading_that_was_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("training.run_state.time.monotonic", lambda: now[0])
+    clock = RunClock(used=30.0, limit=60.0)
+    clock.agree(24.0)
+    now[0] += 50.0
+    assert (clock.reading(), clock.share(), clock.is_over()) == (24.0, 0.4, False)
+    assert clock.seconds() == 80.0
+    clock.agree(60.0)
+    assert clock.is_over()
+
+
 def test_the_log_drops_lines_of_a_lost_end_and_half_a_line(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, tensorboard=False)
     for step in (1, 2, 3):

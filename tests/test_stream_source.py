@@ -10,9 +10,9 @@ from PIL import Image
 
 from modeling_rcmstr.image_reading import read_image
 from tests.word_files import write_parquet
-from training.pretraining_batches import Share, ViewChunkMaker
+from training.pretraining_batches import ViewChunkMaker
 from training.stream_source import StreamSource
-from training.word_mixture import MixturePart, WordMixture
+from training.word_mixture import MixturePart, Share, WordMixture
 from training.word_sources import open_source
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from modeling_rcmstr import CharacterTokenizer, TextRecognitionImageProcessor
 from training.collation import BatchNormaliser, LabelEncoder, WordResizer
 from training.training_batches import ChunkMaker, TrainingBatches
-from training.word_mixture import MixturePart, WordMixture
+from training.word_mixture import MixturePart, Share, WordMixture
 
 IMAGE_PROCESSOR = TextRecognitionImageProcessor(keep_aspect_ratio=True, width_multiple=16, min_width=32)
 
@@ -47,7 +47,7 @@ def make(rows: list[tuple[Any, str]], strength: float = 0.5, seed: int = 0, **se
         settings.pop("frames", lambda width: width // 4),
     )
     mixture = WordMixture([MixturePart(source, 1.0, np.arange(len(rows)), strength)], seed)
-    return ChunkMaker(mixture, WordResizer(IMAGE_PROCESSOR), encoder, 4, 3, seed)
+    return ChunkMaker(mixture, WordResizer(IMAGE_PROCESSOR), encoder, 4, 3, seed, **settings)
 
 
 def take(maker: ChunkMaker, count: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
@@ -74,6 +74,25 @@ def test_a_run_started_at_any_batch_goes_on_as_the_whole_run(words: list[tuple[A
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_gives_the_same_batches(words: list[tuple[Any, str]], workers: int) -> None:
     assert_equal(take(make(words), 8, workers=workers), take(make(words), 8))
+
+
+def test_processes_share_each_batch_of_the_mixture(words: list[tuple[Any, str]]) -> None:
+    """Two of them with 4 words each read what one with 8 reads, update by update."""
+    tokenizer = CharacterTokenizer(charset="ascii-94")
+    text_of = {tuple(tokenizer.text_to_ids(text)): text for _, text in words}
+
+    def texts(batches: list[dict[str, torch.Tensor]]) -> list[str]:
+        return sorted(
+            text_of[tuple(row[row != -100].tolist())] for batch in batches for row in batch["labels"]
+        )
+
+    mixture = make(words).mixture
+    expected = sorted(words[draw.row][1] for draw in mixture.draws(0, 3 * 8))
+    shares = [take(make(words, share=Share(rank, 2)), 6) for rank in (0, 1)]
+    assert texts([batch for batches in shares for batch in batches[:3]]) == expected
+    later = sorted(words[draw.row][1] for draw in mixture.draws(3 * 8, 6 * 8))
+    assert texts([batch for batches in shares for batch in batches[3:]]) == later
+    assert texts(shares[0]) != texts(shares[1])
 
 
 def test_another_seed_gives_other_batches(words: list[tuple[Any, str]]) -> None:

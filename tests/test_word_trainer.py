@@ -16,7 +16,8 @@ from training.arguments import FinetuningArguments, build_arguments
 from training.collation import TextRecognitionCollator
 from training.optimization import schedule_factor
 from training.run_state import MetricsLog, RunClock
-from training.word_trainer import WordTrainer, freeze_encoder, trainable_count, training_arguments
+from training.trainer_arguments import library_arguments
+from training.word_trainer import WordTrainer, freeze_encoder, trainable_count
 
 Words = list[tuple[Image.Image, str]]
 
@@ -74,7 +75,10 @@ def train(tmp_path: Path, processor: TextRecognitionProcessor) -> Callable[..., 
     def run(model: Any, batches: list[dict[str, Tensor]], **changes: Any) -> WordTrainer:
         fed: Any = ListedBatches(batches)
         log = MetricsLog(tmp_path, tensorboard=False)
-        trainer = WordTrainer(model, settings(tmp_path, **changes), processor, fed, [], log, RunClock())
+        arguments = settings(tmp_path, **changes)
+        trainer = WordTrainer(
+            model, arguments, library_arguments(arguments), processor, fed, [], log, RunClock()
+        )
         trainer.train()
         return trainer
 
@@ -183,7 +187,7 @@ def test_a_stock_trainer_trains_the_same_model(
     """The same words in the same order, two ways: the weights after three updates are the same."""
     ours, stock = vit(tiny_config), vit(tiny_config)
     train(ours, [batch], max_steps=3, weight_decay=0.0)
-    arguments = training_arguments(settings(tmp_path, max_steps=3))
+    arguments = library_arguments(settings(tmp_path, max_steps=3))
     arguments.adam_beta2, arguments.learning_rate = 0.99, 0.001
     arguments.lr_scheduler_type, arguments.train_sampling_strategy = "constant", "sequential"
     rows: Any = [{"image": image, "text": text} for image, text in eight_words]
@@ -208,7 +212,7 @@ def test_a_frozen_encoder_stays_in_evaluation_mode_through_training_mode(
 
 
 def test_the_librarys_own_saving_logging_and_reports_are_off(tmp_path: Path) -> None:
-    arguments = training_arguments(settings(tmp_path, schedule_by="time", max_steps=None, max_minutes=1))
+    arguments = library_arguments(settings(tmp_path, schedule_by="time", max_steps=None, max_minutes=1))
     assert arguments.save_strategy == arguments.eval_strategy == "no"
     assert arguments.report_to == []
     assert arguments.max_steps >= 10**9

@@ -24,8 +24,8 @@ from training.rehearsal import (
 )
 from training.source_interface import WordSource
 from training.stream_source import StreamSource
-from training.training_batches import ChunkMaker, TrainingBatches
-from training.word_mixture import MixturePart, WordMixture
+from training.training_batches import ALONE, ChunkMaker, TrainingBatches
+from training.word_mixture import MixturePart, Share, WordMixture
 from training.word_sources import RenderedSource, open_source, split_by_group
 
 # Rendered words that are evaluated come from this far into the sequence; no run trains on that many.
@@ -33,7 +33,7 @@ RENDERED_HELD_OUT_START = 1 << 40
 
 
 def build_data(
-    arguments: FinetuningArguments, model: Any, processor: Any, added: str = ""
+    arguments: FinetuningArguments, model: Any, processor: Any, added: str = "", share: Share = ALONE
 ) -> tuple[TrainingBatches, list[EvaluationSet], dict[str, Any]]:
     """Open the sources, split off what is held out, and make the training batches and evaluation sets.
 
@@ -42,6 +42,7 @@ def build_data(
         model: the recogniser.
         processor: its processor.
         added: characters that are new to the model.
+        share: which part of every batch is this process's.
 
     Returns:
         Batches, sets, and what the training record says about the data.
@@ -105,7 +106,13 @@ def build_data(
             f"{list(data.train_sources)} have no end; add a source of files, or leave the setting out."
         )
     maker = ChunkMaker(
-        WordMixture(parts, run.seed), resizer, encoder, settings.batch_size, data.bucket_batches, run.seed
+        WordMixture(parts, run.seed),
+        resizer,
+        encoder,
+        settings.batch_size,
+        data.bucket_batches,
+        run.seed,
+        share,
     )
     batches = TrainingBatches(
         maker,

@@ -23,17 +23,9 @@ from torch.utils.data import Dataset
 from training.collation import UNREADABLE, BatchNormaliser, WordResizer, deal_by_width
 from training.training_batches import ChunkMaker, TrainingBatches
 from training.view_augmentation import make_view
-from training.word_mixture import Draw, WordMixture
+from training.word_mixture import Draw, Share, WordMixture
 
 VIEW_NAMES = ("pixel_values", "second_pixel_values")
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch a process takes: the `rank`-th of `world_size` equal ones."""
-
-    rank: int = 0
-    world_size: int = 1
 
 
 @dataclass
@@ -106,9 +98,7 @@ class ViewChunkMaker(Dataset):
 
     def own_draws(self, batch: int) -> list[Draw]:
         """What this process reads for one batch."""
-        whole = self.batch_size * self.share.world_size
-        start = batch * whole + self.share.rank * self.batch_size
-        return self.mixture.draws(start, start + self.batch_size)
+        return self.share.draws(self.mixture, batch, self.batch_size)
 
     def read(self, draw: Draw, counts: Counter[str]) -> list[np.ndarray] | None:
         """The views of one word, or None, and a count of it, when its image cannot be read."""

@@ -22,7 +22,10 @@ from accelerate.utils import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from training.objectives import derive_seed
 from training.pretraining_arguments import PretrainingOptimisationArguments
+
+DROPOUT_STREAM = 15
 
 # What DeepSpeed must not do, because the run does it: the optimizer, its rates and its precision.
 REFUSED_SECTIONS = {
@@ -45,17 +48,11 @@ def make_accelerator(settings: PretrainingOptimisationArguments, family: str) ->
             that contradicts the run's.
         RuntimeError: when the processes did not find each other.
     """
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched == "fp16" or (launched == "bf16" and not settings.bf16):
-        raise ValueError(
-            f"the launcher asks for mixed precision {launched!r}: set `bf16: true` in the run's settings and "
-            "`mixed_precision: 'no'` in the launcher's."
-        )
+    refuse_launched_precision(settings.bf16)
     config = deepspeed_config(settings, family)
     handlers: list[Any] = []
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would find out by itself, and warn
+    expected = started_processes()
+    tell_deepspeed_of_cpu()
     if not torch.cuda.is_available() and (expected > 1 or config is not None):
         # Without this, DeepSpeed on CPU leaves every process alone with `num_processes == 1`.
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
@@ -76,12 +73,43 @@ def make_accelerator(settings: PretrainingOptimisationArguments, family: str) ->
     # the library would already divide what it loads, and exact weights of a checkpoint could not be loaded
     # into that.
     unset_hf_deepspeed_config()
-    if accelerator.num_processes != expected:
-        raise RuntimeError(
-            f"{expected} processes were started and {accelerator.num_processes} found each other; start CPU "
-            "processes with `torchrun --nproc_per_node N -m training.run_pretraining …`."
-        )
+    refuse_lost_processes(accelerator.num_processes)
     return accelerator
+
+
+def tell_deepspeed_of_cpu() -> None:
+    """Where it is installed and there is no GPU, DeepSpeed would find out by itself, and warn."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def started_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def draw_own_dropout(seed: int, rank: int) -> None:
+    """Seed this process's random draws from here on, dropout's above all, apart from the others'."""
+    torch.manual_seed(derive_seed(seed, DROPOUT_STREAM, rank))
+
+
+def refuse_launched_precision(bf16: bool) -> None:
+    """Raise a ValueError when the launcher asks for a precision that the run's setting `bf16` does not."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched == "fp16" or (launched == "bf16" and not bf16):
+        raise ValueError(
+            f"the launcher asks for mixed precision {launched!r}: set `bf16: true` in the run's settings and "
+            "`mixed_precision: 'no'` in the launcher's."
+        )
+
+
+def refuse_lost_processes(found: int) -> None:
+    """Raise a RuntimeError when fewer processes found each other than were started."""
+    if found != started_processes():
+        raise RuntimeError(
+            f"{started_processes()} processes were started and {found} found each other; start CPU processes "
+            "with `torchrun --nproc_per_node N -m …`."
+        )
 
 
 def deepspeed_config(settings: PretrainingOptimisationArguments, family: str) -> dict[str, Any] | None:

@@ -8,6 +8,9 @@ The bundled recogniser (its settings say for how long), and going on after a sto
 Your own words, from the bundled checkpoint, on one GPU:
     python -m training.run_finetuning training/configs/finetune_own_words.yaml \
         'train_sources={"folder:my_words": 1}' bf16=true
+On several GPUs, of one machine or several (without a GPU: CPU processes); `accelerate launch` does it too:
+    torchrun --nproc_per_node 4 -m training.run_finetuning training/configs/finetune_own_words.yaml \
+        'train_sources={"folder:my_words": 1}' bf16=true
 Further characters, while those that it reads are rehearsed with rendered words:
     python -m training.run_finetuning training/configs/extend_charset.yaml charset.add=€äöüßé
 
@@ -20,8 +23,9 @@ is told to stop (SIGTERM, Ctrl-C) saves first and ends with 128 + the signal's n
 from __future__ import annotations
 
 import json
-import os
+import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +37,16 @@ from safetensors.torch import load_file, save_file
 from transformers import set_seed
 from transformers.utils import logging
 
-from training.arguments import FinetuningArguments, parse_arguments
+from training.arguments import FinetuningArguments, RunArguments, parse_arguments
 from training.evaluation import evaluate_sets
 from training.finetuning_data import build_data
+from training.process_exit import leave_process
+from training.process_setup import draw_own_dropout
 from training.recogniser import build_recogniser
 from training.run_state import MetricsLog, RunClock, checkpoints, machine_kind, whole_folder, write_json_file
+from training.synchronized_batchnorm import synchronize_batchnorm
+from training.trainer_arguments import library_arguments
+from training.word_mixture import Share
 from training.word_trainer import WordTrainer, trainable_count
 
 
@@ -45,47 +54,71 @@ def main(argv: Sequence[str]) -> int:
     """Arguments → seed → model → data → trainer → resume → loop → final folder; the exit status."""
     arguments = parse_arguments(argv)
     run, settings = arguments.run, arguments.optimisation
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("fine-tuning runs in one process; start it without torchrun or accelerate launch.")
-    logging.set_verbosity_warning()
-    logging.disable_progress_bar()
-    set_seed(run.seed)
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    cv2.setNumThreads(0)
-    # Gradients of CTC hold numbers so small that a CPU takes many times longer for them than for zeros.
-    torch.set_flush_denormal(True)
+    library = library_arguments(arguments)
+    share = Share(library.process_index, library.world_size)
+    set_up_libraries(run)
     folder = Path(run.output_dir)
     checkpoint = choose_checkpoint(folder, run.resume)
     model, processor = build_recogniser(run, arguments.charset.charset_add)
     added = "" if model.charset_change is None else model.charset_change.added
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
-    batches, sets, data_record = build_data(arguments, model, processor, added)
+    if share.world_size > 1:
+        synchronize_batchnorm(model)
+    batches, sets, data_record = build_data(arguments, model, processor, added, share)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint is not None:
         progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
     limit = None if settings.max_minutes is None else 60.0 * settings.max_minutes
     clock = RunClock(progress["seconds"], limit)
-    log = MetricsLog(folder, run.tensorboard, after_step=int(progress["step"]))
-    trainer = WordTrainer(model, arguments, processor, batches, sets, log, clock)
-    print_plan(arguments, trainer, data_record)
+    log = None
+    if share.rank == 0:
+        log = MetricsLog(folder, run.tensorboard, after_step=int(progress["step"]))
+    trainer = WordTrainer(model, arguments, library, processor, batches, sets, log, clock)
+    if share.rank == 0:
+        print_plan(arguments, trainer, data_record)
+    else:
+        draw_own_dropout(run.seed, share.rank)
     if checkpoint is not None:
         trainer.restore(checkpoint, progress)
-        print(f"resuming at update {progress['step']} from {checkpoint}", flush=True)
     trainer.flow.watch_signals()
     try:
         if not trainer.is_over():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         batches.close()
-    if trainer.flow.signal is not None:
-        print(f"stopped by signal {trainer.flow.signal} after saving; go on with resume=true", flush=True)
-        log.close()
-        return 128 + trainer.flow.signal
-    finish(trainer, data_record)
-    log.close()
-    return 0
+    status = end_session(trainer, data_record)
+    trainer.accelerator.end_training()
+    return status
+
+
+def set_up_libraries(run: RunArguments) -> None:
+    """Seeds, threads and quietness of the libraries."""
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()
+    # Channels-last weights of 1x1 convolutions have two equal layouts; DDP remarks on it once per process.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    set_seed(run.seed)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    cv2.setNumThreads(0)
+    # Gradients of CTC hold numbers so small that a CPU takes many times longer for them than for zeros.
+    torch.set_flush_denormal(True)
+
+
+def end_session(trainer: WordTrainer, data_record: dict[str, Any]) -> int:
+    """Finish the run, or say how it goes on; the exit status."""
+    if not trainer.flow.stopped:
+        finish(trainer, data_record)
+        status = 0
+    else:
+        # A process that another one's signal stopped has none of its own.
+        status = 128 + (trainer.flow.signal or signal.SIGTERM)
+        if trainer.metrics_log is not None:
+            print(f"stopped by signal {status - 128} after saving; go on with resume=true", flush=True)
+    if trainer.metrics_log is not None:
+        trainer.metrics_log.close()
+    return status
 
 
 def choose_checkpoint(folder: Path, resume: bool) -> Path | None:
@@ -119,10 +152,10 @@ def print_plan(arguments: FinetuningArguments, trainer: WordTrainer, data_record
         )
     print_charset(data_record["charset"])
     print(f"evaluated words: {data_record['evaluated_words']}")
-    per_update = settings.batch_size * settings.gradient_accumulation_steps
+    per_update = trainer.words_per_update()
     print(
         f"words per update: {per_update} = {settings.batch_size} per batch x "
-        f"{settings.gradient_accumulation_steps} batches"
+        f"{settings.gradient_accumulation_steps} batches x {trainer.args.world_size} processes"
     )
     if settings.max_steps is not None:
         print(
@@ -151,8 +184,16 @@ def print_charset(record: dict[str, Any]) -> None:
 
 def finish(trainer: WordTrainer, data_record: dict[str, Any]) -> None:
     """Write `final/` (averaged weights if there are any), evaluate what was written, and write the record."""
-    arguments, folder = trainer.arguments, trainer.folder / "final"
     trainer.evaluate()
+    counts = trainer.counts()
+    if trainer.metrics_log is not None:
+        write_final(trainer, trainer.metrics_log, {**data_record, "counts": counts})
+    trainer.accelerator.wait_for_everyone()
+
+
+def write_final(trainer: WordTrainer, log: MetricsLog, data_record: dict[str, Any]) -> None:
+    """The first process's part of `finish`."""
+    arguments, folder = trainer.arguments, trainer.folder / "final"
     model = trainer.recogniser
     with trainer.averaged(), whole_folder(folder) as staging:
         save_recogniser(model, trainer.processor, staging, arguments.run.half_precision)
@@ -166,15 +207,16 @@ def finish(trainer: WordTrainer, data_record: dict[str, Any]) -> None:
         trainer.args.device,
     )
     trainer.log({f"final_{name}": value for name, value in scores.items()})
-    entries = trainer.metrics_log.entries()
+    entries = log.entries()
     record = {
         "settings": arguments.flat(),
-        "data": {**data_record, "counts": dict(trainer.batches.counts)},
+        "data": data_record,
         "steps": trainer.state.global_step,
         "complete": trainer.is_complete(),
         "images_seen": trainer.flow.images,
         "minutes": trainer.clock.seconds() / 60,
         "machine": machine_kind(),
+        "processes": trainer.args.world_size,
         "final": scores,
         "best": trainer.best,
         "evaluations": [entry for entry in entries if "eval_word_accuracy" in entry],
@@ -203,6 +245,8 @@ def save_recogniser(model: Any, processor: Any, folder: Path, half_precision: bo
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        exit_status = main(sys.argv[1:])
     except (ValueError, StrictDataclassError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        exit_status = 1
+    leave_process(exit_status)

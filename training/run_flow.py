@@ -7,18 +7,26 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
     from training.word_trainer import WordTrainer
 
+# Decisions by clock or signal are agreed on by all processes every so many updates.
+AGREEMENT_STEPS = 10
+
 
 class RunFlow(TrainerCallback):
     """Says when to evaluate, save and stop; counts images and time.
 
+    Several processes decide alike: by the first one's clock and anybody's signal, of which they hear every
+    `AGREEMENT_STEPS` updates.
+
     Attributes:
-        images: words trained on, in all sessions.
-        signal: number of the signal that ended the session, or None.
+        images: words trained on, by all processes in all sessions.
+        signal: number of the signal that this process has received, or None.
+        stopped: whether a signal, of any process, ends the session.
     """
 
     def __init__(self, trainer: WordTrainer) -> None:
@@ -26,7 +34,10 @@ class RunFlow(TrainerCallback):
         self.run = trainer.arguments.run
         self.images = 0
         self.signal: int | None = None
-        self._last_save = self._last_evaluation = time.monotonic()
+        self.stopped = False
+        if trainer.args.world_size > 1:
+            trainer.clock.agree(trainer.clock.used)
+        self._last_save = self._last_evaluation = 0.0
         self._speed_start, self._speed_images = time.monotonic(), 0
 
     def watch_signals(self) -> None:
@@ -41,8 +52,8 @@ class RunFlow(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the watches."""
-        self._last_save = self._last_evaluation = self._speed_start = time.monotonic()
-        self._speed_images = self.images
+        self._last_save = self._last_evaluation = self.trainer.clock.reading()
+        self._speed_start, self._speed_images = time.monotonic(), self.images
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Move the average."""
@@ -51,17 +62,16 @@ class RunFlow(TrainerCallback):
 
     def on_step_end(
         self,
-        args: TrainingArguments,
+        args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
         control: TrainerControl,
         **kwargs: Any,  # noqa: ARG002
     ) -> TrainerControl:
         """Decide what is due after an update."""
-        self.images += args.per_device_train_batch_size * args.gradient_accumulation_steps
-        now = time.monotonic()
-        ending = (
-            self.signal is not None or self.trainer.clock.is_over() or state.global_step >= state.max_steps
-        )
+        self.images += self.trainer.words_per_update()
+        self._agree(state.global_step)
+        now = self.trainer.clock.reading()
+        ending = self.stopped or self.trainer.clock.is_over() or state.global_step >= state.max_steps
         control.should_training_stop |= ending
         control.should_save |= ending or _due(
             self.run.save_steps, state.global_step, self.run.save_minutes, now - self._last_save
@@ -72,14 +82,26 @@ class RunFlow(TrainerCallback):
             )
         return control
 
+    def _agree(self, step: int) -> None:
+        """Take one decision about signals and one reading of the clock for all processes."""
+        if self.trainer.args.world_size == 1:
+            self.stopped = self.signal is not None
+        elif step % AGREEMENT_STEPS == 0:
+            seconds = self.trainer.clock.seconds() if self.trainer.is_world_process_zero() else 0.0
+            told = torch.tensor([float(self.signal is not None), seconds], dtype=torch.float64)
+            told = self.trainer.accelerator.reduce(told.to(self.trainer.args.device), "sum")
+            signals, seconds = told.tolist()
+            self.stopped = signals > 0
+            self.trainer.clock.agree(seconds)
+
     def on_save(self, *_: Any, **__: Any) -> None:
         """Start the next interval."""
-        self._last_save = time.monotonic()
+        self._last_save = self.trainer.clock.reading()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
         """Start the next interval; speed is measured without the evaluation."""
-        self._last_evaluation = self._speed_start = time.monotonic()
-        self._speed_images = self.images
+        self._last_evaluation = self.trainer.clock.reading()
+        self._speed_start, self._speed_images = time.monotonic(), self.images
         self.trainer.batches.take_wait()
 
     def speed(self) -> dict[str, float]:

@@ -37,11 +37,11 @@ from transformers.utils import logging
 from training.arguments import parse_grouped_arguments
 from training.collation import WordResizer
 from training.draw_pretraining import draw_reconstructions
-from training.objectives import Objective, derive_seed, make_objective
+from training.objectives import Objective, make_objective
 from training.online_probe import OnlineProbe
 from training.optimization import make_optimizer, parameter_groups
 from training.pretraining_arguments import PretrainingArguments, PretrainingOptimisationArguments
-from training.pretraining_batches import Share, ViewChunkMaker, ViewNormaliser, stream_batches
+from training.pretraining_batches import ViewChunkMaker, ViewNormaliser, stream_batches
 from training.pretraining_checkpoint import (
     RunProgress,
     read_progress,
@@ -51,7 +51,7 @@ from training.pretraining_checkpoint import (
 from training.pretraining_loop import PretrainingLoop, autocast, learning_rate_at
 from training.pretraining_model import build_pretraining_model, load_weights, model_family
 from training.process_exit import leave_process
-from training.process_setup import make_accelerator, zero_stage
+from training.process_setup import draw_own_dropout, make_accelerator, zero_stage
 from training.run_state import (
     MetricsLog,
     checkpoints,
@@ -62,11 +62,10 @@ from training.run_state import (
 )
 from training.synchronized_batchnorm import synchronize_batchnorm
 from training.training_batches import TrainingBatches
-from training.word_mixture import MixturePart, WordMixture
+from training.word_mixture import MixturePart, Share, WordMixture
 from training.word_sources import open_source
 
 PICTURE_WORDS = 8
-DROPOUT_STREAM = 15
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,8 +87,7 @@ def main(argv: Sequence[str]) -> int:
     model, image_processor = build_pretraining_model(run, arguments.data.processor)
     if checkpoint is not None:
         load_weights(model, checkpoint)
-    # From here on each process draws its own dropout.
-    torch.manual_seed(derive_seed(run.seed, DROPOUT_STREAM, accelerator.process_index))
+    draw_own_dropout(run.seed, accelerator.process_index)
     place_model(model, settings, accelerator)
     slots = settings.gradient_accumulation_steps * accelerator.num_processes
     objective = make_objective(

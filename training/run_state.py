@@ -31,18 +31,27 @@ class RunClock:
         self.used = used
         self.limit = limit
         self._start = time.monotonic()
+        self._agreed: float | None = None
 
     def seconds(self) -> float:
         """Seconds used so far."""
         return self.used + time.monotonic() - self._start
 
+    def agree(self, seconds: float) -> None:
+        """Decide by this reading until the next one: several processes must decide alike."""
+        self._agreed = seconds
+
+    def reading(self) -> float:
+        """The seconds that decisions go by: those agreed on, or those used so far."""
+        return self.seconds() if self._agreed is None else self._agreed
+
     def share(self) -> float:
         """Share of the limit that is used up."""
-        return 0.0 if self.limit is None else self.seconds() / self.limit
+        return 0.0 if self.limit is None else self.reading() / self.limit
 
     def is_over(self) -> bool:
         """Whether the limit is reached."""
-        return self.limit is not None and self.seconds() >= self.limit
+        return self.limit is not None and self.reading() >= self.limit
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The endless run of training batches: chunks of words, made by number, here or in other processes.
 
-Batch j of a run is a pure function of (sources, seed, j), whatever process makes it: a *chunk* of
+Batch j of a run is a pure function of (sources, seed, j, share), whatever process makes it: a *chunk* of
 `bucket_batches` batches takes as many words as fit into it, deals them into batches of one width
 (`collation.deal_by_width`) and shuffles the batches. So a run goes on after a stop at the exact batch.
 """
@@ -33,7 +33,9 @@ from training.collation import (
     deal_by_width,
     pack_chunk,
 )
-from training.word_mixture import Draw, WordMixture
+from training.word_mixture import Draw, Share, WordMixture
+
+ALONE = Share()
 
 
 class ChunkMaker(Dataset):
@@ -46,6 +48,8 @@ class ChunkMaker(Dataset):
         batch_size: words per batch.
         bucket_batches: batches per chunk.
         seed: of augmentation and of the order of batches.
+        share: which part of every batch is this process's. Every process orders its batches alike, so that
+            those of one update are about as wide.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class ChunkMaker(Dataset):
         batch_size: int,
         bucket_batches: int,
         seed: int,
+        share: Share = ALONE,
     ) -> None:
         self.mixture = mixture
         self.resizer = resizer
@@ -63,6 +68,7 @@ class ChunkMaker(Dataset):
         self.batch_size = batch_size
         self.bucket_batches = bucket_batches
         self.seed = seed
+        self.share = share
 
     def __getitem__(self, index: int) -> Chunk:
         """Make chunk `index`; the same whenever and wherever it is made.
@@ -73,10 +79,11 @@ class ChunkMaker(Dataset):
         wanted = self.batch_size * self.bucket_batches
         counts: Counter[str] = Counter()
         words = []
-        for draw in self.mixture.draws(index * wanted, (index + 1) * wanted):
-            word = self.prepare(draw, counts)
-            if word is not None:
-                words.append(word)
+        for batch in range(index * self.bucket_batches, (index + 1) * self.bucket_batches):
+            for draw in self.share.draws(self.mixture, batch, self.batch_size):
+                word = self.prepare(draw, counts)
+                if word is not None:
+                    words.append(word)
         if not words:
             raise ValueError(f"chunk {index}: none of {wanted} words can be used: {dict(counts)}.")
         # Words that were dropped are made up for by repeating others of the chunk, so every chunk has the

@@ -107,3 +107,16 @@ class WordMixture:
         rows = self.parts[part].rows
         assert rows is not None
         return np.random.default_rng([self.seed, 2, part, turn]).permutation(len(rows))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process takes: the `rank`-th of `world_size` equal ones."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def draws(self, mixture: WordMixture, batch: int, batch_size: int) -> list[Draw]:
+        """The `batch_size` draws of this process for one batch."""
+        start = (batch * self.world_size + self.rank) * batch_size
+        return mixture.draws(start, start + batch_size)

@@ -2,20 +2,22 @@
 
 What it adds to the stock class: batches from `TrainingBatches` at the exact position of the run, a learning
 rate by steps or by time, a moving average of the weights, evaluation by reading words, checkpoints that
-appear whole, and an end on a signal or a clock. A stock `Trainer` with `TextRecognitionCollator` trains the
-same models.
+appear whole, and an end on a signal or a clock, which several processes decide alike. A stock `Trainer` with
+`TextRecognitionCollator` trains the same models.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
@@ -25,7 +27,7 @@ from training.arguments import FinetuningArguments
 from training.evaluation import EvaluationSet, evaluate_sets, prediction_table
 from training.optimization import WeightAverage, make_optimizer, parameter_groups, schedule_factor
 from training.run_flow import RunFlow
-from training.run_state import MetricsLog, RunClock, prune, whole_folder, write_json_file
+from training.run_state import MetricsLog, RunClock, prune, shared_whole_folder, whole_folder, write_json_file
 from training.training_batches import TrainingBatches
 
 
@@ -39,10 +41,11 @@ class WordTrainer(Trainer):
     Args:
         model: the recogniser, channels last where the settings say so.
         arguments: the run's settings.
+        library_arguments: the same for the library; with them this process has joined the others.
         processor: saved beside every checkpoint; reads predictions in evaluations.
         batches: the training data; its `start` is set on resume.
         evaluation_sets: what is read at evaluations.
-        log: where numbers go.
+        log: where numbers go; None on all processes but the first, which reads, writes and prints for all.
         clock: time used by the run.
     """
 
@@ -50,13 +53,14 @@ class WordTrainer(Trainer):
         self,
         model: nn.Module,
         arguments: FinetuningArguments,
+        library_arguments: TrainingArguments,
         processor: Any,
         batches: TrainingBatches,
         evaluation_sets: list[EvaluationSet],
-        log: MetricsLog,
+        log: MetricsLog | None,
         clock: RunClock,
     ) -> None:
-        super().__init__(model=model, args=training_arguments(arguments), processing_class=processor)
+        super().__init__(model=model, args=library_arguments, processing_class=processor)
         self.arguments = arguments
         self.recogniser: Any = model
         self.processor = processor
@@ -144,7 +148,8 @@ class WordTrainer(Trainer):
         if torch.isfinite(loss):
             return
         step = self.state.global_step
-        path = self.folder / f"diverged-batch-{step}.safetensors"
+        process = f"-process-{self.args.process_index}" if self.args.world_size > 1 else ""
+        path = self.folder / f"diverged-batch-{step}{process}.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items()}, str(path))
         raise TrainingDivergedError(
             f"the loss is {loss.item()} at update {step + 1}, learning rate {self._get_learning_rate():.3g}; "
@@ -159,11 +164,12 @@ class WordTrainer(Trainer):
             logs.update(self.flow.speed())
         logs["minutes"] = round(self.clock.seconds() / 60, 3)
         self.state.log_history.append({**logs, "step": self.state.global_step})
-        self.metrics_log.write(self.state.global_step, logs)
-        shown = "  ".join(
-            f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)
-        )
-        print(f"step {self.state.global_step}  {shown}", flush=True)
+        if self.metrics_log is not None:
+            self.metrics_log.write(self.state.global_step, logs)
+            shown = "  ".join(
+                f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, int | float)
+            )
+            print(f"step {self.state.global_step}  {shown}", flush=True)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def evaluate(
@@ -172,13 +178,19 @@ class WordTrainer(Trainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Read every evaluation set, with the averaged weights if there are any; keep the best model."""
+        """Read every evaluation set, with the averaged weights if there are any; keep the best model.
+
+        Of several processes the first one reads, and the others wait for it.
+        """
         self._memory_tracker.start()
         started = time.monotonic()
-        with self.averaged():
-            metrics = self._evaluate_now(metric_key_prefix)
-        metrics[f"{metric_key_prefix}_seconds"] = time.monotonic() - started
-        self.log(metrics)
+        metrics: dict[str, float] = {}
+        if self.is_world_process_zero():
+            with self.averaged():
+                metrics = self._evaluate_now(metric_key_prefix)
+            metrics[f"{metric_key_prefix}_seconds"] = time.monotonic() - started
+            self.log(metrics)
+        self.accelerator.wait_for_everyone()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -208,31 +220,49 @@ class WordTrainer(Trainer):
         """Write a checkpoint that appears whole or not at all, and delete old ones."""
         step = self.state.global_step
         target = self.folder / "checkpoints" / f"checkpoint-{step}"
-        with whole_folder(target) as staging:
+        progress = self.progress()
+        is_main, wait = self.is_world_process_zero(), self.accelerator.wait_for_everyone
+        with shared_whole_folder(target, is_main, wait) as staging:
             # The library writes into a sub-folder of its own naming; its files are moved up.
             self._staging = staging
             super()._save_checkpoint(model, trial)
-            written = staging / f"checkpoint-{step}"
-            for file in written.iterdir():
-                shutil.move(str(file), staging / file.name)
-            written.rmdir()
-            # The library's pickled arguments: the run's settings are in its log and record, and nothing reads
-            # this file.
-            (staging / "training_args.bin").unlink(missing_ok=True)
-            if self.average is not None:
-                save_file(self.average.state_dict(), str(staging / "average.safetensors"))
-            write_json_file(staging / "progress.json", self.progress())
-        prune(self.folder / "checkpoints", self.arguments.run.keep_checkpoints)
+            wait()
+            if is_main:
+                written = staging / f"checkpoint-{step}"
+                for file in written.iterdir():
+                    shutil.move(str(file), staging / file.name)
+                written.rmdir()
+                # The library's pickled arguments: the run's settings are in its log and record, and nothing
+                # reads this file.
+                (staging / "training_args.bin").unlink(missing_ok=True)
+                if self.average is not None:
+                    save_file(self.average.state_dict(), str(staging / "average.safetensors"))
+                write_json_file(staging / "progress.json", progress)
+        if is_main:
+            prune(self.folder / "checkpoints", self.arguments.run.keep_checkpoints)
 
     def progress(self) -> dict[str, Any]:
-        """What a later session must know: time used, words seen and dropped, best result."""
+        """What a later session must know: time used, words seen and dropped by all processes, best result."""
         return {
             "step": self.state.global_step,
             "seconds": self.clock.seconds(),
             "images": self.flow.images,
-            "counts": dict(self.batches.counts),
+            "words_per_update": self.words_per_update(),
+            "counts": self.counts(),
             "best": self.best,
         }
+
+    def words_per_update(self) -> int:
+        """Words of one update, over all processes and batches."""
+        settings = self.arguments.optimisation
+        return settings.batch_size * settings.gradient_accumulation_steps * self.args.world_size
+
+    def counts(self) -> dict[str, int]:
+        """Words read and dropped by all processes; every process must ask."""
+        counts: Counter[str] = Counter()
+        for one in gather_object([dict(self.batches.counts)]):
+            counts.update(one)
+        return dict(counts)
 
     def is_over(self) -> bool:
         """Whether the run has used up its updates or its time."""
@@ -245,41 +275,29 @@ class WordTrainer(Trainer):
         return self.state.global_step >= self.args.max_steps
 
     def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
-        """Take over a checkpoint: weights, average, data position, counts, best result."""
+        """Take over a checkpoint: weights, average, data position, counts, best result.
+
+        Raises:
+            ValueError: when its updates were of another number of words.
+        """
+        before, now = progress.get("words_per_update", self.words_per_update()), self.words_per_update()
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} belongs to a run with {before} words per update, this one has {now} (batch "
+                "size x accumulated batches x processes); a run goes on exactly only as it was started."
+            )
         step = int(progress["step"])
         self.batches.start = step * self.arguments.optimisation.gradient_accumulation_steps
-        self.batches.counts.update(progress["counts"])
+        if self.is_world_process_zero():
+            self.batches.counts.update(progress["counts"])
         self.flow.images = int(progress["images"])
         self.best = dict(progress["best"])
         self.state.global_step = step
         self.recogniser.load_state_dict(load_file(str(checkpoint / "model.safetensors")))
         if self.average is not None:
             self.average.load_state_dict(load_file(str(checkpoint / "average.safetensors")))
-
-
-def training_arguments(arguments: FinetuningArguments) -> TrainingArguments:
-    """The library's settings for this run; everything that this project does itself is turned off there."""
-    run, settings = arguments.run, arguments.optimisation
-    return TrainingArguments(
-        output_dir=run.output_dir,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        # A run by the clock has no number of updates; the loop still wants one.
-        max_steps=settings.max_steps or 1_000_000_000,
-        max_grad_norm=float(settings.max_grad_norm),
-        bf16=settings.bf16,
-        logging_strategy="steps",
-        logging_steps=run.log_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,
-        use_cpu=not torch.cuda.is_available(),
-        seed=run.seed,
-    )
+        if self.metrics_log is not None:
+            print(f"resuming at update {step} from {checkpoint}", flush=True)
 
 
 def freeze_encoder(model: nn.Module, freeze_batchnorm: bool) -> None:
