@@ -1,5 +1,8 @@
 """The straightforward step is the same step: equal in float64; the command prints what it measured."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.pretraining_models import SMALL
@@ -20,15 +23,20 @@ def test_comparison_notices_a_difference(encoder: str) -> None:
 
 
 def test_command_prints_both_ways_and_their_ratio(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(measure_pretraining_step.SIZES, "small", SMALL)
-    ratio = main(["batch_size=4", "queue_size=32", "rounds=1"])
+    output = tmp_path / "step.json"
+    ratio = main(["batch_size=4", "queue_size=32", "rounds=1", f"output={output}"])
     printed = capsys.readouterr().out
     assert ratio > 0
     assert f"{ratio:.2f} times as fast" in printed
     assert "straightforward" in printed
     assert "package" in printed
+    kept = json.loads(output.read_text())
+    assert kept["speedup"] == ratio
+    assert kept["settings"]["queue_size"] == 32
+    assert len(kept["seconds"]["package"]) == len(kept["seconds"]["straightforward"]) == 1
 
 
 def test_settings_are_typed_and_known() -> None:

@@ -39,8 +39,12 @@ def test_the_figures_are_those_of_the_rows(
 
     monkeypatch.setattr(measure_source, "make_view", make_view)
     place = write_lmdb(tmp_path / "words", eight_words)
-    assert main([str(place), "--rows", "16"]) == 0
+    output = tmp_path / "figures.json"
+    assert main([str(place), "--rows", "16", "--output", str(output)]) == 0
     figures = json.loads(capsys.readouterr().out)
+    kept = json.loads(output.read_text())
+    assert kept.pop("machine")["cores"] > 0
+    assert kept == figures
     assert figures["size"] == 8
     assert figures["rows"] == 48
     assert figures["unreadable"] == 0

@@ -36,6 +36,7 @@ from modeling_rcmstr.perceiver_losses import (
     perceiver_contrastive_loss,
     sample_distractors,
 )
+from training.run_state import machine_kind, write_json_file
 
 MEGABYTE = 2**20
 # Where Linux keeps account of a process's memory, and forgets its peak when told to.
@@ -79,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: measure_peak(name, options.batch_size, options.device, options.threads) for name in VERSIONS
     }
     print(report(options.batch_size, seconds, peaks, next(iter(losses.values()))))
+    if options.output is not None:
+        figures = {"batch_size": options.batch_size, "seconds": seconds, "peak_bytes": peaks}
+        speedup, memory_ratio = ratios(seconds, peaks)
+        found = {"speedup": speedup, "memory_ratio": memory_ratio, "machine": machine_kind()}
+        write_json_file(options.output, {**figures, **found})
 
 
 def make_levels(batch_size: int, device: str) -> list[LevelInputs]:
@@ -178,11 +184,16 @@ def report(batch_size: int, seconds: dict[str, list[float]], peaks: dict[str, in
             f"{name:9} {1000 * figures.seconds:9.1f} ms a step  {1 / figures.seconds:8.2f} steps/s  "
             f"{figures.peak_bytes / MEGABYTE:8.1f} MB peak"
         )
-    pairs = zip(seconds["gathered"], seconds["matrix"], strict=True)
-    speed = statistics.median(gathered / matrix for gathered, matrix in pairs)
-    memory = found["gathered"].peak_bytes / max(1, found["matrix"].peak_bytes)
+    speed, memory = ratios(seconds, peaks)
     lines.append(f"matrix is {speed:.2f} times as fast and needs {memory:.2f} times less memory")
     return "\n".join(lines)
+
+
+def ratios(seconds: dict[str, list[float]], peaks: dict[str, int]) -> tuple[float, float]:
+    """How many times as fast the matrix version is (median of the rounds), how much less memory it needs."""
+    pairs = zip(seconds["gathered"], seconds["matrix"], strict=True)
+    speed = statistics.median(gathered / matrix for gathered, matrix in pairs)
+    return speed, peaks["gathered"] / max(1, peaks["matrix"])
 
 
 def _step(
@@ -245,6 +256,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each version")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     options = parser.parse_args(argv)
     for name in ("batch_size", "rounds", "threads"):
         if getattr(options, name) < 1:

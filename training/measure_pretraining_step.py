@@ -19,7 +19,8 @@ import statistics
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 from modeling_rcmstr.configuration_rcmstr import RCMSTRConfig
 from modeling_rcmstr.encoder_cnn import EncoderOutput
 from modeling_rcmstr.pretraining_rcmstr import RCMSTRForPreTraining
+from training.run_state import machine_kind, write_json_file
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -57,6 +59,7 @@ class Settings:
         rounds: timed steps of each way.
         device: "cpu" or "cuda".
         precision: "fp32" or "bf16" (autocast).
+        output: JSON file for the figures; none if empty.
     """
 
     encoder: str = "cnn"
@@ -66,6 +69,7 @@ class Settings:
     rounds: int = 5
     device: str = "cpu"
     precision: str = "fp32"
+    output: str = ""
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Step:
 
 
 def main(argv: list[str]) -> float:
-    """Compare, time, print; returns how many times faster the package's way is."""
+    """Compare, time, print, keep; returns how many times faster the package's way is."""
     settings = measurement_settings(argv)
     step = prepare_step(settings)
     difference = compare_ways(step)
@@ -103,6 +107,9 @@ def main(argv: list[str]) -> float:
     pairs = zip(times["straightforward"], times["package"], strict=True)
     ratio = statistics.median(slow / fast for slow, fast in pairs)
     print(f"{settings} → {ratio:.2f} times as fast")
+    if settings.output:
+        figures = {"settings": asdict(settings), "largest_difference": difference, "seconds": times}
+        write_json_file(Path(settings.output), {**figures, "speedup": ratio, "machine": machine_kind()})
     return ratio
 
 

@@ -25,6 +25,7 @@ from huggingface_hub.utils import tqdm
 
 from modeling_rcmstr import TextRecognitionImageProcessor
 from training.collation import UNREADABLE, WordResizer
+from training.run_state import machine_kind, write_json_file
 from training.source_interface import WordSource
 from training.view_augmentation import make_view
 from training.word_rows import encoded_content
@@ -88,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     result = measure_rows(source, options.rows, options.in_order, time.perf_counter() - start)
     print(json.dumps(asdict(result), indent=2))
+    if options.output is not None:
+        write_json_file(options.output, {**asdict(result), "machine": machine_kind()})
     return 0
 
 
@@ -193,6 +196,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--in-order", action="store_true", help="one row after the other, not at random")
     parser.add_argument("--unlabelled", action="store_true", help="images only, no label is asked for")
+    parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     return parser.parse_args(arguments)
 
 
