@@ -19,7 +19,6 @@ from tests.conftest import TINY_SIZES
 from tests.pretraining_settings import losses_of, read_log, write_words
 from tests.programs import run_processes
 from training.run_finetuning import main
-from training.run_flow import AGREEMENT_STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
@@ -123,7 +122,7 @@ def test_a_signal_to_one_process_saves_the_run_of_both_and_it_goes_on_bit_for_bi
 ) -> None:
     program = tmp_path / "watched.py"
     program.write_text(WATCHED)
-    settings = {"batch_size": 4, "max_steps": AGREEMENT_STEPS + 3, "eval_steps": None, "bucket_batches": 3}
+    settings = {"batch_size": 4, "max_steps": 5, "eval_steps": None, "bucket_batches": 3}
     whole = write_run(tmp_path / "whole", words, **settings)
     (ended,) = run_processes([*COMMAND, str(whole)])
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -133,7 +132,7 @@ def test_a_signal_to_one_process_saves_the_run_of_both_and_it_goes_on_bit_for_bi
     assert f"stopped by signal {signal.SIGTERM:d} after saving" in ended.stdout, ended.stdout + ended.stderr
     assert len(re.findall(rf"exitcode +: {128 + signal.SIGTERM}", ended.stderr)) == 2
     first, second = tmp_path / "whole/run", tmp_path / "stopped/run"
-    assert [path.name for path in (second / "checkpoints").iterdir()] == [f"checkpoint-{AGREEMENT_STEPS}"]
+    assert [path.name for path in (second / "checkpoints").iterdir()] == ["checkpoint-3"]
     (ended,) = run_processes([*COMMAND, str(stopped), "resume=true"])
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found, wanted = (load_file(str(run / "final/model.safetensors")) for run in (second, first))

@@ -4,7 +4,9 @@ Each start of two processes takes ten seconds and more, most of it imports; the 
 machine compiles a collective once.
 """
 
+import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,25 @@ PERSEC_SETTINGS: dict[str, Any] = {
     "batchnorm": "local",
     "batch_size": 4,
 }
+
+# The second process is told to stop within the second update.
+SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+from training.pretraining_loop import PretrainingLoop
+from training.process_exit import leave_process
+from training.run_pretraining import main
+
+update = PretrainingLoop.update
+
+def update_and_signal(self):
+    if self.accelerator.process_index == 1 and self.progress.step == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return update(self)
+
+PretrainingLoop.update = update_and_signal
+leave_process(main(sys.argv[1:]))
+"""
 
 pytestmark = pytest.mark.slow
 needs_deepspeed = pytest.mark.skipif(
@@ -103,6 +124,20 @@ def test_two_nodes_with_half_of_the_words_each_equal_one_process(
 ) -> None:
     """Synchronised batch norm, gathered keys, masks of the whole update: the same run to 1e-3."""
     start(write_run(tmp_path, words, batch_size=4, **RCMSTR_SETTINGS), nodes=2)
+    assert_close(tmp_path / "run", one_process, 1e-3)
+
+
+def test_a_signal_to_one_process_saves_the_run_of_both(
+    tmp_path: Path, words: Path, one_process: Path
+) -> None:
+    program = tmp_path / "signalled.py"
+    program.write_text(SIGNALLED)
+    config = write_run(tmp_path, words, batch_size=4, **RCMSTR_SETTINGS | {"save_steps": None})
+    (ended,) = run_processes([str(program), str(config)])
+    assert len(re.findall(rf"exitcode +: {128 + signal.SIGTERM}", ended.stderr)) == 2, ended.stderr
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-2"]
+    assert not (tmp_path / "run/final").exists()
+    start(config, "resume=true")
     assert_close(tmp_path / "run", one_process, 1e-3)
 
 

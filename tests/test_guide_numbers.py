@@ -1,7 +1,10 @@
 """Numbers that the guides quote are those of the tables that commands wrote."""
 
+import json
 import re
+import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +44,44 @@ def test_a_guide_quotes_its_table(guide: str, title: str, table: str) -> None:
     for one in found:
         mean, low, _ = one
         assert (one in both_ways) if low else (mean in means), f"{one} is not in {table}"
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a measuring command wrote with `--output` or `output=`."""
+    content: dict[str, Any] = json.loads((DOCS / "measurements" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_speeds_of_pretraining_are_those_that_were_measured() -> None:
+    text = " ".join(section("pretraining.md", "## Speed").split())
+    for name, words in {
+        "step_cnn_small": "{:.1f} times as fast with a small CNN and a queue of 65,536",
+        "step_vit_small": "{:.1f} with a small ViT",
+        "step_cnn_paper": "{:.1f} with the paper's CNN",
+        "step_vit_paper": "{:.1f} with the paper's ViT",
+    }.items():
+        assert words.format(measured(name)["speedup"]) in text, name
+        assert measured(name)["settings"]["queue_size"] == 65536
+    loss = measured("perceiver_loss")
+    assert loss["batch_size"] == 64
+    wanted = f"{loss['speedup']:.1f} times as fast with {loss['memory_ratio']:.1f} times less memory"
+    assert wanted in text
+
+
+def test_the_speeds_of_sources_are_those_that_were_measured() -> None:
+    text = " ".join(section("words.md", "## Measure").split())
+    for name in ("million_lmdb", "million_parquet"):
+        found = measured(name)
+        assert found["size"] == 1_000_000
+        assert found["rows"] == 999_999
+        assert found["unreadable"] == 0
+        rates = (
+            found["read_rows_per_second"],
+            *(found[f"{work}_rows_per_cpu_second"] for work in ("decoded", "viewed")),
+        )
+        cells = [f"{rate:,}" for rate in rates] + [f"{found['held_start_mib']}, {found['held_peak_mib']} MiB"]
+        assert " | ".join(cells) in text, name
+    assert f"both views of {measured('views_ic15')['viewed_rows_per_cpu_second']:,}" in text
+    step = measured("step_vit_paper")
+    seconds = statistics.median(step["seconds"]["package"])
+    assert f"takes {step['settings']['batch_size'] / seconds:.1f} words per second" in text

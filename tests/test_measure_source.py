@@ -38,9 +38,12 @@ def test_the_figures_are_those_of_the_rows(
         made.append((index, view))
 
     monkeypatch.setattr(measure_source, "make_view", make_view)
+    threads: list[int] = []
+    monkeypatch.setattr(measure_source.cv2, "setNumThreads", threads.append)
     place = write_lmdb(tmp_path / "words", eight_words)
     output = tmp_path / "figures.json"
     assert main([str(place), "--rows", "16", "--output", str(output)]) == 0
+    assert threads == [0], "a data worker has one"
     figures = json.loads(capsys.readouterr().out)
     kept = json.loads(output.read_text())
     assert kept.pop("machine")["cores"] > 0

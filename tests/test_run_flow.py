@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainingArguments
 
-from training.run_flow import AGREEMENT_STEPS, RunFlow
+from training.process_setup import agreement_steps
+from training.run_flow import RunFlow
 from training.run_state import RunClock
 
 
@@ -133,28 +134,36 @@ def of_two(rank: int, other: OtherProcess, **intervals: Any) -> tuple[RunFlow, A
     return flow, trainer
 
 
+@pytest.mark.parametrize(("device", "steps"), [("cpu", 1), ("cuda", 10)])
+def test_agreement_must_not_hold_a_gpu_up_at_every_update(device: str, steps: int) -> None:
+    assert agreement_steps(torch.device(device)) == steps
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_several_processes_stop_together_at_the_signal_of_one(rank: int) -> None:
+def test_several_processes_stop_together_at_the_signal_of_one(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
     """The update in which they hear of it is the same for both; before, neither stops."""
+    monkeypatch.setattr("training.run_flow.agreement_steps", lambda device: 10)
     flow, trainer = of_two(rank, OtherProcess(float(rank == 0), 5.0))
     flow.signal = signal.SIGTERM if rank == 1 else None
-    ends = [step for step in range(1, AGREEMENT_STEPS + 1) if after(flow, step).should_training_stop]
-    assert ends == [AGREEMENT_STEPS]
+    assert [step for step in range(1, 11) if after(flow, step).should_training_stop] == [10]
     assert flow.stopped
     assert trainer.accelerator.calls == 1
 
 
-def test_a_later_process_goes_by_the_clock_of_the_first() -> None:
+def test_a_later_process_goes_by_the_clock_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.run_flow.agreement_steps", lambda device: 10)
     other = OtherProcess(0.0, 100.0)
     flow, trainer = of_two(1, other, save_minutes=1)
     trainer.clock.used = 5000.0  # its own, which counts for nothing
     assert not after(flow, 1).should_save
     assert trainer.clock.reading() == 0.0
-    control = after(flow, AGREEMENT_STEPS)
+    control = after(flow, 10)
     assert control.should_save
     assert not control.should_training_stop
     assert trainer.clock.reading() == 100.0
     flow.on_save()
-    assert not after(flow, AGREEMENT_STEPS + 1).should_save
+    assert not after(flow, 11).should_save
     other.told[1] = 3600.0
-    assert after(flow, 2 * AGREEMENT_STEPS).should_training_stop
+    assert after(flow, 20).should_training_stop

@@ -25,12 +25,10 @@ from training.objectives import Objective, Progress
 from training.optimization import schedule_factor, set_learning_rate
 from training.pretraining_arguments import PretrainingArguments, PretrainingOptimisationArguments
 from training.pretraining_checkpoint import RunProgress, save_checkpoint
+from training.process_setup import agreement_steps
 from training.run_state import MetricsLog, RunClock, write_json_file
 from training.training_batches import TrainingBatches
 from training.word_trainer import TrainingDivergedError
-
-# Decisions by clock or signal are one process's; the others hear of them every so many updates.
-AGREEMENT_STEPS = 10
 
 
 class PretrainingLoop:
@@ -229,7 +227,7 @@ class PretrainingLoop:
         due = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
         if self.accelerator.num_processes == 1:
             return self.signal is not None, due
-        if step % AGREEMENT_STEPS:
+        if step % agreement_steps(self.accelerator.device):
             return False, False
         flags = torch.tensor(
             [self.signal is not None, due and self.accelerator.is_main_process],

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.process_setup import agreement_steps
+
 if TYPE_CHECKING:
     from training.word_trainer import WordTrainer
-
-# Decisions by clock or signal are agreed on by all processes every so many updates.
-AGREEMENT_STEPS = 10
 
 
 class RunFlow(TrainerCallback):
     """Says when to evaluate, save and stop; counts images and time.
 
     Several processes decide alike: by the first one's clock and anybody's signal, of which they hear every
-    `AGREEMENT_STEPS` updates.
+    `agreement_steps` updates.
 
     Attributes:
         images: words trained on, by all processes in all sessions.
@@ -86,7 +85,7 @@ class RunFlow(TrainerCallback):
         """Take one decision about signals and one reading of the clock for all processes."""
         if self.trainer.args.world_size == 1:
             self.stopped = self.signal is not None
-        elif step % AGREEMENT_STEPS == 0:
+        elif step % agreement_steps(self.trainer.args.device) == 0:
             seconds = self.trainer.clock.seconds() if self.trainer.is_world_process_zero() else 0.0
             told = torch.tensor([float(self.signal is not None), seconds], dtype=torch.float64)
             told = self.trainer.accelerator.reduce(told.to(self.trainer.args.device), "sum")
