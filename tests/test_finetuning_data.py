@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tests.word_files import write_parquet
@@ -41,7 +42,7 @@ def settings(words: Path, **changes: Any) -> FinetuningArguments:
 
 
 def build(arguments: FinetuningArguments) -> Any:
-    return build_data(arguments, *build_recogniser(arguments.run))
+    return build_data(arguments, *build_recogniser(arguments.run), torch.device("cpu"))
 
 
 def test_held_out_words_are_evaluated_and_never_drawn(words: Path) -> None:

@@ -62,8 +62,11 @@ def test_the_speeds_of_pretraining_are_those_that_were_measured() -> None:
     }.items():
         assert words.format(measured(name)["speedup"]) in text, name
         assert measured(name)["settings"]["queue_size"] == 65536
+        assert measured(name)["machine"]["threads"] == 2
     loss = measured("perceiver_loss")
     assert loss["batch_size"] == 64
+    assert loss["machine"]["threads"] == 1
+    assert "on one core PerSec's loss" in text
     wanted = f"{loss['speedup']:.1f} times as fast with {loss['memory_ratio']:.1f} times less memory"
     assert wanted in text
 
@@ -84,4 +87,5 @@ def test_the_speeds_of_sources_are_those_that_were_measured() -> None:
     assert f"both views of {measured('views_ic15')['viewed_rows_per_cpu_second']:,}" in text
     step = measured("step_vit_paper")
     seconds = statistics.median(step["seconds"]["package"])
-    assert f"takes {step['settings']['batch_size'] / seconds:.1f} words per second" in text
+    assert step["settings"]["device"] == "cpu", "there the seconds are of processor time"
+    assert f"takes {step['settings']['batch_size'] / seconds:.1f} words per second of processor time" in text

@@ -35,6 +35,14 @@ finally:
     print("never reached")
 """
 BUFFERED = {"PYTHONUNBUFFERED": ""}
+SIGNALLED_AT_THE_END = """
+import atexit, os, signal
+from training.process_exit import leave_process
+
+for number in (signal.SIGTERM, signal.SIGINT):
+    atexit.register(os.kill, os.getpid(), number)
+leave_process(5)
+"""
 CLOSED_STREAM = """
 import os, sys
 from training.process_exit import leave_process
@@ -54,6 +62,10 @@ def test_a_worker_that_is_still_freeing_a_tensor_changes_no_status(tmp_path: Pat
 def test_exit_functions_run_and_what_was_printed_is_written() -> None:
     ended = run_program([sys.executable, "-c", WITH_EXIT_FUNCTION], env=BUFFERED)
     assert (ended.returncode, ended.stdout) == (3, "not flushed yet exit function\n")
+
+
+def test_a_signal_that_comes_last_changes_no_status() -> None:
+    assert run_program([sys.executable, "-c", SIGNALLED_AT_THE_END]).returncode == 5
 
 
 @pytest.mark.parametrize(("status", "told"), [(0, CANNOT_FLUSH), (143, 143)])

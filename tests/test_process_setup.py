@@ -9,8 +9,15 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
+from tests.programs import run_processes
 from training.pretraining_arguments import PretrainingOptimisationArguments
-from training.process_setup import deepspeed_config, make_accelerator, refuse_lost_processes, zero_stage
+from training.process_setup import (
+    deepspeed_config,
+    make_accelerator,
+    refuse_lost_processes,
+    runs_on_cpu,
+    zero_stage,
+)
 
 CONFIGS = Path(__file__).resolve().parent.parent / "training" / "configs"
 
@@ -123,3 +130,55 @@ def test_processes_that_did_not_find_each_other_are_told(monkeypatch: pytest.Mon
     refuse_lost_processes(3)
     with pytest.raises(RuntimeError, match="3 processes were started and 1 found each other"):
         refuse_lost_processes(1)
+
+
+@pytest.mark.parametrize(("asked", "cpu"), [("true", True), ("1", True), ("false", False)])
+def test_a_launcher_may_leave_the_gpu_alone(monkeypatch: pytest.MonkeyPatch, asked: str, cpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", asked)
+    assert runs_on_cpu() is cpu
+
+
+# Each process says what it sees: of the first argument if it is the first one, of the second otherwise.
+LOOK = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, os.getcwd())
+from accelerate import PartialState
+from training.process_exit import leave_process
+from training.process_setup import refuse_unshared_folder
+
+PartialState(cpu=True, backend="gloo")
+folder, checkpoint = sys.argv[1 + int(os.environ["RANK"])].split(":")
+try:
+    refuse_unshared_folder(Path(folder), Path(checkpoint) if checkpoint else None)
+    print("same")
+except ValueError as error:
+    print(error)
+leave_process(0)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_see_different_folders_or_checkpoints_are_refused_together(tmp_path: Path) -> None:
+    """Otherwise they would train apart, and meet each other's collectives."""
+    (tmp_path / "look.py").write_text(LOOK)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+
+    def told(first: str, second: str) -> list[str]:
+        (ended,) = run_processes([str(tmp_path / "look.py"), first, second])
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()
+
+    assert told(f"{one}:checkpoint-4", f"{one}:checkpoint-4") == ["same", "same"]
+    assert told(f"{one}:", f"{one}:") == ["same", "same"]
+    unshared = told(f"{one}:", f"{other}:")
+    assert sorted(unshared) == sorted(
+        f"{folder} must lie on a file system that all processes of the run share." for folder in (one, other)
+    )
+    stale = told(f"{one}:checkpoint-4", f"{one}:")
+    assert len(stale) == 2
+    assert all("see different newest checkpoints" in line and "checkpoint-4, none" in line for line in stale)
+    assert list(one.iterdir()) == []

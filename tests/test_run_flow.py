@@ -1,7 +1,5 @@
-import os
 import signal
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,14 +10,6 @@ from transformers import TrainerControl, TrainingArguments
 from training.process_setup import agreement_steps
 from training.run_flow import RunFlow
 from training.run_state import RunClock
-
-
-@pytest.fixture(autouse=True)
-def restored_signals() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def make_flow(world_size: int = 1, **intervals: Any) -> tuple[RunFlow, Any]:
@@ -68,7 +58,7 @@ def test_saves_and_evaluations_come_after_their_minutes(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("reason", ["signal", "clock", "steps"])
 def test_an_end_saves_and_stops_and_leaves_the_evaluation_to_the_end(reason: str) -> None:
     flow, trainer = make_flow(eval_steps=1)
-    flow.signal = signal.SIGTERM if reason == "signal" else None
+    flow.stop.number = signal.SIGTERM if reason == "signal" else None
     trainer.clock.used = 3600.0 if reason == "clock" else 0.0
     control = after(flow, 5, max_steps=5 if reason == "steps" else 100)
     assert control.should_training_stop
@@ -93,16 +83,6 @@ def test_speed_is_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     after(flow, 2)
     now[0] += 1
     assert flow.speed()["images_per_second"] == 8.0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_is_noted_and_a_second_interrupts(number: signal.Signals) -> None:
-    flow, _ = make_flow()
-    flow.watch_signals()
-    os.kill(os.getpid(), number)
-    assert flow.signal == number
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), number)
 
 
 def test_the_average_moves_with_every_update() -> None:
@@ -146,7 +126,7 @@ def test_several_processes_stop_together_at_the_signal_of_one(
     """The update in which they hear of it is the same for both; before, neither stops."""
     monkeypatch.setattr("training.run_flow.agreement_steps", lambda device: 10)
     flow, trainer = of_two(rank, OtherProcess(float(rank == 0), 5.0))
-    flow.signal = signal.SIGTERM if rank == 1 else None
+    flow.stop.number = signal.SIGTERM if rank == 1 else None
     assert [step for step in range(1, 11) if after(flow, step).should_training_stop] == [10]
     assert flow.stopped
     assert trainer.accelerator.calls == 1
@@ -167,3 +147,20 @@ def test_a_later_process_goes_by_the_clock_of_the_first(monkeypatch: pytest.Monk
     assert not after(flow, 11).should_save
     other.told[1] = 3600.0
     assert after(flow, 20).should_training_stop
+
+
+def test_an_interval_by_the_clock_counts_from_the_end_of_what_took_long() -> None:
+    """Otherwise an evaluation that takes longer than `eval_minutes` would be due again at every update."""
+    other = OtherProcess(0.0, 0.0)
+    flow, trainer = of_two(1, other, eval_minutes=1, save_minutes=1)
+    other.told[1] = 60.0
+    assert after(flow, 1).should_evaluate
+    other.told[1] = 180.0  # two minutes later
+    flow.on_save()
+    flow.on_evaluate()
+    other.told[1] = 239.0
+    control = after(flow, 2)
+    assert not control.should_evaluate
+    assert not control.should_save
+    other.told[1] = 240.0
+    assert after(flow, 3).should_evaluate

@@ -33,7 +33,12 @@ RENDERED_HELD_OUT_START = 1 << 40
 
 
 def build_data(
-    arguments: FinetuningArguments, model: Any, processor: Any, added: str = "", share: Share = ALONE
+    arguments: FinetuningArguments,
+    model: Any,
+    processor: Any,
+    device: torch.device,
+    added: str = "",
+    share: Share = ALONE,
 ) -> tuple[TrainingBatches, list[EvaluationSet], dict[str, Any]]:
     """Open the sources, split off what is held out, and make the training batches and evaluation sets.
 
@@ -41,6 +46,7 @@ def build_data(
         arguments: of the run.
         model: the recogniser.
         processor: its processor.
+        device: where batches go.
         added: characters that are new to the model.
         share: which part of every batch is this process's.
 
@@ -117,7 +123,7 @@ def build_data(
     batches = TrainingBatches(
         maker,
         BatchNormaliser(processor.image_processor, settings.channels_last),
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device,
         workers=data.data_workers,
         niceness=run.worker_niceness,
     )

@@ -9,11 +9,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from training.pretraining_arguments import PretrainingArguments, PretrainingOpti
 from training.pretraining_checkpoint import RunProgress, save_checkpoint
 from training.process_setup import agreement_steps
 from training.run_state import MetricsLog, RunClock, write_json_file
+from training.stop_signal import StopSignal
 from training.training_batches import TrainingBatches
 from training.word_trainer import TrainingDivergedError
 
@@ -69,7 +68,7 @@ class PretrainingLoop:
         self.log: MetricsLog | None = None
         self.probe: Callable[[], dict[str, float]] | None = None
         self.picture: Callable[[Any, dict[str, Tensor], int], None] | None = None
-        self.signal: int | None = None
+        self.stop = StopSignal()
         self._warned: set[str] = set()
         self._stream: Iterator[dict[str, Tensor]] = iter(())
         self._scalars: dict[str, list[Tensor]] = {}
@@ -204,33 +203,16 @@ class PretrainingLoop:
         line = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         print(f"step {self.progress.step}  {line}", flush=True)
 
-    @contextlib.contextmanager
-    def signals_watched(self) -> Iterator[None]:
-        """Inside the context, SIGTERM and SIGINT mean: save, then stop."""
-        before = {
-            number: signal.signal(number, self._note_signal) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-
     def _agree(self, step: int) -> tuple[bool, bool]:
         """Whether to stop, and whether to save by the clock; all processes answer alike."""
         minutes = self.arguments.run.save_minutes
         due = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
         if self.accelerator.num_processes == 1:
-            return self.signal is not None, due
+            return self.stop.number is not None, due
         if step % agreement_steps(self.accelerator.device):
             return False, False
         flags = torch.tensor(
-            [self.signal is not None, due and self.accelerator.is_main_process],
+            [self.stop.number is not None, due and self.accelerator.is_main_process],
             dtype=torch.float32,
             device=self.accelerator.device,
         )

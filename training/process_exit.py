@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ def leave_process(status: int) -> NoReturn:
 
     For the end of a program: callers, `finally` clauses and other threads do not go on.
     """
+    # All is done: a signal, as launchers send to those that are left, could only change the status.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -26,6 +30,8 @@ from training.objectives import derive_seed
 from training.pretraining_arguments import PretrainingOptimisationArguments
 
 DROPOUT_STREAM = 15
+# What the first process does alone, evaluations above all, while the others wait.
+LONGEST_WAIT = timedelta(hours=2)
 
 # What DeepSpeed must not do, because the run does it: the optimizer, its rates and its precision.
 REFUSED_SECTIONS = {
@@ -53,12 +59,14 @@ def make_accelerator(settings: PretrainingOptimisationArguments, family: str) ->
     handlers: list[Any] = []
     expected = started_processes()
     tell_deepspeed_of_cpu()
-    if not torch.cuda.is_available() and (expected > 1 or config is not None):
+    if runs_on_cpu() and (expected > 1 or config is not None):
         # Without this, DeepSpeed on CPU leaves every process alone with `num_processes == 1`.
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+        handlers.append(InitProcessGroupKwargs(backend="gloo", timeout=LONGEST_WAIT))
+    elif expected > 1:
+        handlers.append(InitProcessGroupKwargs(timeout=LONGEST_WAIT))
     accelerator = Accelerator(
         # With `cpu=True`, DeepSpeed would be ignored.
-        cpu=config is None and not torch.cuda.is_available(),
+        cpu=config is None and runs_on_cpu(),
         mixed_precision="no",  # the run autocasts itself, alike with and without DeepSpeed
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=settings.gradient_accumulation_steps, sync_with_dataloader=False
@@ -79,8 +87,13 @@ def make_accelerator(settings: PretrainingOptimisationArguments, family: str) ->
 
 def tell_deepspeed_of_cpu() -> None:
     """Where it is installed and there is no GPU, DeepSpeed would find out by itself, and warn."""
-    if not torch.cuda.is_available():
+    if runs_on_cpu():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def runs_on_cpu() -> bool:
+    """Whether there is no GPU, or the launcher says not to use it."""
+    return not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
 
 
 def started_processes() -> int:
@@ -169,3 +182,34 @@ def zero_stage(accelerator: Accelerator) -> int:
         else None
     )
     return 0 if plugin is None else int(plugin.zero_stage)
+
+
+def refuse_unshared_folder(folder: Path, checkpoint: Path | None) -> None:
+    """See that all processes have the run's folder and start from the same checkpoint; all must ask.
+
+    Args:
+        folder: of the run; it exists.
+        checkpoint: what this process would go on from.
+
+    Raises:
+        ValueError: on every process, when one of them does not see what the first one sees.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return
+    (name,) = broadcast_object_list([f".{uuid.uuid4().hex}.unfinished"])
+    marker = folder / name
+    if state.is_main_process:
+        marker.touch()
+    state.wait_for_everyone()
+    seen = gather_object([(marker.exists(), "none" if checkpoint is None else checkpoint.name)])
+    if state.is_main_process:
+        marker.unlink()
+    if not all(found for found, _ in seen):
+        raise ValueError(f"{folder} must lie on a file system that all processes of the run share.")
+    names = sorted({name for _, name in seen})
+    if len(names) > 1:
+        raise ValueError(
+            f"the processes see different newest checkpoints in {folder}: {', '.join(names)}; start again "
+            "when its file system shows all of them the same."
+        )

@@ -8,7 +8,7 @@ The bundled recogniser (its settings say for how long), and going on after a sto
 Your own words, from the bundled checkpoint, on one GPU:
     python -m training.run_finetuning training/configs/finetune_own_words.yaml \
         'train_sources={"folder:my_words": 1}' bf16=true
-On several GPUs, of one machine or several (without a GPU: CPU processes); `accelerate launch` does it too:
+On several GPUs, of one machine or several (also with `accelerate launch`), or on several CPU processes:
     torchrun --nproc_per_node 4 -m training.run_finetuning training/configs/finetune_own_words.yaml \
         'train_sources={"folder:my_words": 1}' bf16=true
 Further characters, while those that it reads are rehearsed with rendered words:
@@ -17,13 +17,13 @@ Further characters, while those that it reads are rehearsed with rendered words:
 Settings: `training/arguments.py`; every key of the YAML file can be replaced by `key=value`. The run's folder
 holds `log.jsonl`, TensorBoard files, `checkpoints/` for resuming, `best/` (best evaluation so far) and at the
 end `final/`, ready for `pipeline("text-recognition", model=folder)`, with `training_record.json`. A run that
-is told to stop (SIGTERM, Ctrl-C) saves first and ends with 128 + the signal's number.
+is told to stop (SIGTERM, Ctrl-C) saves first and ends with 128 + the signal's number; `torchrun` itself ends
+with 1, and kills what has not ended after its `--shutdown_timeout`.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ from training.arguments import FinetuningArguments, RunArguments, parse_argument
 from training.evaluation import evaluate_sets
 from training.finetuning_data import build_data
 from training.process_exit import leave_process
-from training.process_setup import draw_own_dropout
+from training.process_setup import draw_own_dropout, refuse_unshared_folder
 from training.recogniser import build_recogniser
 from training.run_state import MetricsLog, RunClock, checkpoints, machine_kind, whole_folder, write_json_file
 from training.synchronized_batchnorm import synchronize_batchnorm
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         model.to(memory_format=torch.channels_last)
     if share.world_size > 1:
         synchronize_batchnorm(model)
-    batches, sets, data_record = build_data(arguments, model, processor, added, share)
+    batches, sets, data_record = build_data(arguments, model, processor, library.device, added, share)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if checkpoint is not None:
         progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
@@ -81,14 +81,14 @@ def main(argv: Sequence[str]) -> int:
         draw_own_dropout(run.seed, share.rank)
     if checkpoint is not None:
         trainer.restore(checkpoint, progress)
-    trainer.flow.watch_signals()
-    try:
-        if not trainer.is_over():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        batches.close()
-    status = end_session(trainer, data_record)
-    trainer.accelerator.end_training()
+    with trainer.flow.stop.watched():
+        try:
+            if not trainer.is_over():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            batches.close()
+        status = end_session(trainer, data_record)
+        trainer.accelerator.end_training()
     return status
 
 
@@ -112,8 +112,7 @@ def end_session(trainer: WordTrainer, data_record: dict[str, Any]) -> int:
         finish(trainer, data_record)
         status = 0
     else:
-        # A process that another one's signal stopped has none of its own.
-        status = 128 + (trainer.flow.signal or signal.SIGTERM)
+        status = trainer.flow.stop.exit_status()
         if trainer.metrics_log is not None:
             print(f"stopped by signal {status - 128} after saving; go on with resume=true", flush=True)
     if trainer.metrics_log is not None:
@@ -129,6 +128,7 @@ def choose_checkpoint(folder: Path, resume: bool) -> Path | None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = checkpoints(folder / "checkpoints")
+    refuse_unshared_folder(folder, found[-1] if found else None)
     if found and not resume:
         raise ValueError(
             f"{folder} holds a run with checkpoint {found[-1].name}; set resume=true to go on, or choose "

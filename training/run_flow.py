@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.process_setup import agreement_steps
+from training.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from training.word_trainer import WordTrainer
@@ -24,7 +23,7 @@ class RunFlow(TrainerCallback):
 
     Attributes:
         images: words trained on, by all processes in all sessions.
-        signal: number of the signal that this process has received, or None.
+        stop: the signal that this process has received.
         stopped: whether a signal, of any process, ends the session.
     """
 
@@ -32,22 +31,12 @@ class RunFlow(TrainerCallback):
         self.trainer = trainer
         self.run = trainer.arguments.run
         self.images = 0
-        self.signal: int | None = None
+        self.stop = StopSignal()
         self.stopped = False
         if trainer.args.world_size > 1:
             trainer.clock.agree(trainer.clock.used)
         self._last_save = self._last_evaluation = 0.0
         self._speed_start, self._speed_images = time.monotonic(), 0
-
-    def watch_signals(self) -> None:
-        """Turn SIGTERM and SIGINT into: save, then stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note_signal)
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the watches."""
@@ -68,7 +57,10 @@ class RunFlow(TrainerCallback):
     ) -> TrainerControl:
         """Decide what is due after an update."""
         self.images += self.trainer.words_per_update()
-        self._agree(state.global_step)
+        if self.trainer.args.world_size == 1 or not state.global_step % agreement_steps(
+            self.trainer.args.device
+        ):
+            self.agree()
         now = self.trainer.clock.reading()
         ending = self.stopped or self.trainer.clock.is_over() or state.global_step >= state.max_steps
         control.should_training_stop |= ending
@@ -81,24 +73,26 @@ class RunFlow(TrainerCallback):
             )
         return control
 
-    def _agree(self, step: int) -> None:
-        """Take one decision about signals and one reading of the clock for all processes."""
+    def agree(self) -> None:
+        """Take one decision about signals and one reading of the clock for all processes; all must ask."""
         if self.trainer.args.world_size == 1:
-            self.stopped = self.signal is not None
-        elif step % agreement_steps(self.trainer.args.device) == 0:
-            seconds = self.trainer.clock.seconds() if self.trainer.is_world_process_zero() else 0.0
-            told = torch.tensor([float(self.signal is not None), seconds], dtype=torch.float64)
-            told = self.trainer.accelerator.reduce(told.to(self.trainer.args.device), "sum")
-            signals, seconds = told.tolist()
-            self.stopped = signals > 0
-            self.trainer.clock.agree(seconds)
+            self.stopped = self.stop.number is not None
+            return
+        seconds = self.trainer.clock.seconds() if self.trainer.is_world_process_zero() else 0.0
+        told = torch.tensor([float(self.stop.number is not None), seconds], dtype=torch.float64)
+        told = self.trainer.accelerator.reduce(told.to(self.trainer.args.device), "sum")
+        signals, seconds = told.tolist()
+        self.stopped = signals > 0
+        self.trainer.clock.agree(seconds)
 
     def on_save(self, *_: Any, **__: Any) -> None:
-        """Start the next interval."""
+        """Start the next interval, at the end of the save."""
+        self.agree()
         self._last_save = self.trainer.clock.reading()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Start the next interval; speed is measured without the evaluation."""
+        """Start the next interval, at the end of the evaluation; speed is measured without it."""
+        self.agree()
         self._last_evaluation = self.trainer.clock.reading()
         self._speed_start, self._speed_images = time.monotonic(), self.images
         self.trainer.batches.take_wait()

@@ -12,12 +12,12 @@ Settings: `training/pretraining_arguments.py`; every key of the YAML file can be
 run's folder holds `log.jsonl`, TensorBoard files, `checkpoints/` for `resume=true`, and at the end `final/`,
 which `AutoModel`, `RCMSTRForTextRecognition` and the like open with `from_pretrained`, and from which
 pretraining can go on (`model=…/final`). A run that is told to stop (SIGTERM, Ctrl-C) saves first and ends
-with 128 + the signal's number.
+with 128 + the signal's number; `torchrun` itself ends with 1, and kills what has not ended after its
+`--shutdown_timeout`.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ from training.pretraining_checkpoint import (
 from training.pretraining_loop import PretrainingLoop, autocast, learning_rate_at
 from training.pretraining_model import build_pretraining_model, load_weights, model_family
 from training.process_exit import leave_process
-from training.process_setup import draw_own_dropout, make_accelerator, zero_stage
+from training.process_setup import draw_own_dropout, make_accelerator, refuse_unshared_folder, zero_stage
 from training.run_state import (
     MetricsLog,
     checkpoints,
@@ -120,18 +120,16 @@ def main(argv: Sequence[str]) -> int:
     if accelerator.is_main_process:
         loop.log = MetricsLog(Path(run.output_dir), run.tensorboard, after_step=progress.step)
         loop.picture = partial(draw_into_log, loop.log, image_processor) if run.picture_steps else None
-    with loop.signals_watched():
+    with loop.stop.watched():
         finished = loop.run()
         if finished:
             save_final(loop, arguments)
-    if loop.log is not None:
-        loop.log.close()
-    accelerator.end_training()
-    if not finished:
-        accelerator.print("stopped after saving; go on with resume=true")
-        # A process that another one's signal stopped has none of its own.
-        return 128 + (loop.signal or signal.SIGTERM)
-    return 0
+        else:
+            accelerator.print("stopped after saving; go on with resume=true")
+        if loop.log is not None:
+            loop.log.close()
+        accelerator.end_training()
+    return 0 if finished else loop.stop.exit_status()
 
 
 def run_arithmetic(settings: PretrainingOptimisationArguments, accelerator: Accelerator) -> RunProgress:
@@ -156,7 +154,9 @@ def find_checkpoint(accelerator: Accelerator, output_dir: str, resume: bool) -> 
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
     accelerator.wait_for_everyone()
+    folder.mkdir(parents=True, exist_ok=True)
     found = checkpoints(folder)
+    refuse_unshared_folder(folder, found[-1] if found else None)
     if found and not resume:
         raise ValueError(
             f"{output_dir} holds a run with {found[-1].name}; set resume=true to go on, or choose another "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
-import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from training.arguments import FinetuningArguments
 from training.process_setup import (
+    LONGEST_WAIT,
     refuse_launched_precision,
     refuse_lost_processes,
+    runs_on_cpu,
     started_processes,
     tell_deepspeed_of_cpu,
 )
@@ -34,7 +36,10 @@ def library_arguments(arguments: FinetuningArguments) -> TrainingArguments:
                 "use a launcher configuration without it, or `torchrun`."
             )
     tell_deepspeed_of_cpu()
-    use_cpu = not torch.cuda.is_available()
+    use_cpu = runs_on_cpu()
+    if use_cpu and started_processes() > 1:
+        # Here, as the library would join them with a shorter patience.
+        PartialState(cpu=True, backend="gloo", timeout=LONGEST_WAIT)
     made = TrainingArguments(
         output_dir=run.output_dir,
         per_device_train_batch_size=settings.batch_size,
@@ -54,6 +59,7 @@ def library_arguments(arguments: FinetuningArguments) -> TrainingArguments:
         ignore_data_skip=True,
         use_cpu=use_cpu,
         ddp_backend="gloo" if use_cpu and started_processes() > 1 else None,
+        ddp_timeout=int(LONGEST_WAIT.total_seconds()),
         # Every weight that is trained takes part in every batch.
         ddp_find_unused_parameters=False,
         seed=run.seed,
