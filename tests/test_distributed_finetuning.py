@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from tests.conftest import TINY_SIZES
 from tests.pretraining_settings import losses_of, read_log, write_words
 from tests.programs import run_processes
+from training.process_setup import LONGEST_WAIT
 from training.run_finetuning import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_process")]
 
 COMMAND = ["-m", "training.run_finetuning"]
-# Writes the rates and the seed of each process, and has the second one told to stop within the third.
+# Writes rates, seed and patience of each process, and has the second one told to stop within the third.
 WATCHED = """
 import os, signal, sys
 from pathlib import Path
@@ -39,6 +40,8 @@ rank = os.environ["RANK"]
 def training_step(self, *arguments):
     folder = Path(sys.argv[1]).parent
     (folder / f"seed-{rank}.txt").write_text(str(torch.initial_seed()))
+    group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    (folder / f"patience-{rank}.txt").write_text(str(group.options._timeout.total_seconds()))
     with (folder / f"rates-{rank}.txt").open("a") as file:
         print(self.state.global_step, self.optimizer.param_groups[0]["lr"], file=file)
     if "stop" in os.environ and rank == "1" and self.state.global_step == 2:
@@ -156,5 +159,8 @@ def test_by_the_clock_both_processes_use_the_same_rate_and_their_own_dropout(
     assert first == second
     seeds = {(tmp_path / f"run/seed-{rank}.txt").read_text() for rank in (0, 1)}
     assert len(seeds) == 2
+    for rank in (0, 1):
+        patience = float((tmp_path / f"run/patience-{rank}.txt").read_text())
+        assert patience == LONGEST_WAIT.total_seconds(), "the first process's evaluations may be long"
     assert len(set(re.findall(r"^\d+ (\S+)$", first, flags=re.MULTILINE))) > 1
     assert record(tmp_path / "run/run")["complete"]
