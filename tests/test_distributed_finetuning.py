@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY_SIZES
 from tests.pretraining_settings import losses_of, read_log, write_words
+from tests.pretraining_settings import write_run as write_pretraining_run
 from tests.programs import run_processes
 from training.process_setup import LONGEST_WAIT
 from training.run_finetuning import main
@@ -51,6 +52,20 @@ def training_step(self, *arguments):
 
 WordTrainer.training_step = training_step
 leave_process(main(sys.argv[1:]))
+"""
+# Each process writes to a folder of its own, as nodes without a shared file system would.
+UNSHARED = """
+import os, sys
+from importlib import import_module
+sys.path.insert(0, os.getcwd())
+from training.process_exit import leave_process
+
+command, settings, folder = sys.argv[1:]
+try:
+    import_module(command).main([settings, f"output_dir={folder}-{os.environ['RANK']}"])
+except ValueError as error:
+    print(error)
+leave_process(0)
 """
 
 
@@ -143,6 +158,18 @@ def test_a_signal_to_one_process_saves_the_run_of_both_and_it_goes_on_bit_for_bi
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
     assert losses_of(second) == losses_of(first)
     assert record(second)["data"]["counts"] == record(first)["data"]["counts"]
+
+
+@pytest.mark.parametrize("command", ["run_finetuning", "run_pretraining"])
+def test_processes_without_a_shared_folder_are_refused(tmp_path: Path, words: Path, command: str) -> None:
+    program = tmp_path / "unshared.py"
+    program.write_text(UNSHARED)
+    write = write_run if command == "run_finetuning" else write_pretraining_run
+    config = write(tmp_path / "settings", words)
+    (ended,) = run_processes([str(program), f"training.{command}", str(config), str(tmp_path / "run")])
+    assert ended.stdout.count("must lie on a file system that all processes of the run share") == 2, (
+        ended.stdout + ended.stderr
+    )
 
 
 def test_by_the_clock_both_processes_use_the_same_rate_and_their_own_dropout(

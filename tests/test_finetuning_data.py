@@ -199,3 +199,9 @@ def test_names_of_held_out_sets_are_short_and_new() -> None:
     ]:
         assert short_name(source, taken) == name
         taken.append(EvaluationSet(name, None, [], []))
+
+
+def test_batches_go_to_the_device_of_the_process(words: Path) -> None:
+    arguments = settings(words)
+    batches, _, _ = build_data(arguments, *build_recogniser(arguments.run), torch.device("meta"))
+    assert next(iter(batches))["pixel_values"].device.type == "meta"
